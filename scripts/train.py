@@ -1,0 +1,77 @@
+#!/usr/bin/env python
+"""Train a model for video instance segmentation on a YouTube-VIS annotation file.
+
+    python scripts/train.py --config scripts/configs/synthetic-cpu.json --annotations data/annotations.json --output_dir out
+
+Every argument of transformers' TrainingArguments is a flag as well; flags override the recipe given with --config.
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_seed
+
+from transformers_msstsvis import AutoModelForVideoInstanceSegmentation, MsstsVisVideoProcessor
+from transformers_msstsvis.data.clips import ClipCollator, VideoClips
+from transformers_msstsvis.training import VisTrainer
+
+
+@dataclass
+class Arguments:
+    annotations: str = field(metadata={"help": "YouTube-VIS JSON file with the training videos."})
+    frames_dir: str | None = field(default=None, metadata={"help": "Folder of the frames; JPEGImages beside the file."})
+    model: str | None = field(default=None, metadata={"help": "Checkpoint to start from; from scratch when left out."})
+    model_config: str | None = field(default=None, metadata={"help": "JSON object of configuration arguments."})
+    num_frames: int = field(default=5, metadata={"help": "Frames of a clip."})
+    flip: bool = field(default=True, metadata={"help": "Mirror half of the clips."})
+    backbone_lr_scale: float = field(default=0.1, metadata={"help": "Backbone learning rate relative to the others."})
+    sampling_lr_scale: float = field(default=0.1, metadata={"help": "The same for sampling offsets."})
+
+
+def main() -> None:
+    parser = HfArgumentParser((Arguments, TrainingArguments))
+    arguments, training = parser.parse_args_into_dataclasses(read_recipe(sys.argv[1:]))
+    set_seed(training.seed)
+    clips = VideoClips(arguments.annotations, arguments.frames_dir, arguments.num_frames, arguments.flip, training.seed)
+    labels = {"id2label": clips.id2label, "label2id": {name: index for index, name in clips.id2label.items()}}
+    if arguments.model is None:
+        settings = json.loads(arguments.model_config or "{}")
+        config = AutoConfig.for_model(settings.pop("model_type", "msstsvis"), **settings, **labels)
+        model = AutoModelForVideoInstanceSegmentation.from_config(config)
+    else:
+        model = AutoModelForVideoInstanceSegmentation.from_pretrained(
+            arguments.model, **labels, ignore_mismatched_sizes=True
+        )
+    shortest = min(min(video["height"], video["width"]) for video in clips.videos)
+    processor = MsstsVisVideoProcessor(size={"shortest_edge": shortest, "longest_edge": shortest * 16 // 9})
+    training.remove_unused_columns = False
+    trainer = VisTrainer(
+        model=model,
+        args=training,
+        train_dataset=clips,
+        data_collator=ClipCollator(),
+        processing_class=processor,
+        backbone_lr_scale=arguments.backbone_lr_scale,
+        sampling_lr_scale=arguments.sampling_lr_scale,
+    )
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+
+
+def read_recipe(argv: list[str]) -> list[str]:
+    """Put the arguments of a JSON recipe (--config FILE) before those of the command line."""
+    if "--config" not in argv:
+        return argv
+    at = argv.index("--config")
+    recipe = json.loads(Path(argv[at + 1]).read_text())
+    flags = []
+    for name, value in recipe.items():
+        flags += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
+    return flags + argv[:at] + argv[at + 2 :]
+
+
+if __name__ == "__main__":
+    main()

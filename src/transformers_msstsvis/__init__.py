@@ -1,0 +1,92 @@
+"""Transformer video instance segmentation for the Hugging Face ecosystem.
+
+Importing the package makes its models known to the Auto classes, and the task `"video-instance-segmentation"` to
+`transformers.pipeline`. Everything else is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .models.auto import AutoModelForVideoInstanceSegmentation, register
+from .models.msstsvis.configuration_msstsvis import MsstsVisConfig
+from .models.msstsvis.image_processing_msstsvis import MsstsVisImageProcessor, MsstsVisImageProcessorPil
+from .models.msstsvis.modeling_msstsvis import (
+    MsstsVisForVideoInstanceSegmentation,
+    MsstsVisModel,
+    VideoInstanceSegmentationOutput,
+)
+from .models.msstsvis.video_processing_msstsvis import MsstsVisVideoProcessor
+from .models.seqformer.configuration_seqformer import SeqFormerConfig
+from .models.seqformer.modeling_seqformer import SeqFormerForVideoInstanceSegmentation, SeqFormerModel
+from .pipelines import VideoInstanceSegmentationPipeline, register_pipeline
+
+if TYPE_CHECKING:
+    from .data.video_io import VideoReader, VideoWriter, write_video
+    from .post_processing import post_process_video_instance_segmentation
+    from .predict import predict_video
+    from .results import VideoInstances, decode_mask, encode_mask
+    from .tracking.stitching import TrackStitcher
+    from .visualization import contact_sheet, draw_instances, draw_video
+
+__version__ = "0.1.0.dev0"
+
+_IMAGE_PROCESSORS = {"torchvision": MsstsVisImageProcessor, "pil": MsstsVisImageProcessorPil}
+for _classes in (
+    (MsstsVisConfig, MsstsVisForVideoInstanceSegmentation, MsstsVisModel),
+    (SeqFormerConfig, SeqFormerForVideoInstanceSegmentation, SeqFormerModel),
+):
+    register(*_classes, MsstsVisVideoProcessor, _IMAGE_PROCESSORS)
+register_pipeline()
+
+# Public name -> module; each is imported on first use.
+_LAZY = {
+    "TrackStitcher": "tracking.stitching",
+    "VideoInstances": "results",
+    "VideoReader": "data.video_io",
+    "VideoWriter": "data.video_io",
+    "contact_sheet": "visualization",
+    "decode_mask": "results",
+    "draw_instances": "visualization",
+    "draw_video": "visualization",
+    "encode_mask": "results",
+    "post_process_video_instance_segmentation": "post_processing",
+    "predict_video": "predict",
+    "write_video": "data.video_io",
+}
+
+__all__ = [
+    "AutoModelForVideoInstanceSegmentation",
+    "MsstsVisConfig",
+    "MsstsVisForVideoInstanceSegmentation",
+    "MsstsVisImageProcessor",
+    "MsstsVisImageProcessorPil",
+    "MsstsVisModel",
+    "MsstsVisVideoProcessor",
+    "SeqFormerConfig",
+    "SeqFormerForVideoInstanceSegmentation",
+    "SeqFormerModel",
+    "TrackStitcher",
+    "VideoInstanceSegmentationOutput",
+    "VideoInstanceSegmentationPipeline",
+    "VideoInstances",
+    "VideoReader",
+    "VideoWriter",
+    "contact_sheet",
+    "decode_mask",
+    "draw_instances",
+    "draw_video",
+    "encode_mask",
+    "post_process_video_instance_segmentation",
+    "predict_video",
+    "write_video",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

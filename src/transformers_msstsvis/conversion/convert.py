@@ -1,0 +1,179 @@
+"""Published checkpoints to models of this package.
+
+Every system has one key map: an ordered list of rules from published parameter names to ours. What a checkpoint holds beyond
+the map is an error; what is dropped on purpose is listed with the reason.
+"""
+
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+SYSTEMS = ("msstsvis", "seqformer")
+
+
+@dataclass
+class ConversionReport:
+    """What became of every key: `used` published keys, `dropped` keys with the reason, `missing` keys of ours."""
+
+    used: list[str] = field(default_factory=list)
+    dropped: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        reasons: dict[str, int] = {}
+        for reason in self.dropped.values():
+            reasons[reason] = reasons.get(reason, 0) + 1
+        lines = [f"{len(self.used)} keys used, {len(self.dropped)} dropped, {len(self.missing)} missing"]
+        lines += [f"dropped {count}: {reason}" for reason, count in reasons.items()]
+        lines += [f"missing: {key}" for key in self.missing]
+        return "\n".join(lines)
+
+
+@dataclass
+class KeyMap:
+    """
+    How one system's checkpoint becomes ours.
+
+    Args:
+        build: state dict and hints to an untrained model of the architecture that the checkpoint describes.
+        rules: model to list of (pattern, replacement); the first pattern that matches a whole key renames it.
+        drop: list of (pattern, reason) of keys that have no counterpart.
+        split: pattern of fused query-key-value tensors and the names of their three parts.
+    """
+
+    build: Callable[..., PreTrainedModel]
+    rules: Callable[[PreTrainedModel], list[tuple[str, str]]]
+    drop: list[tuple[str, str]]
+    split: list[tuple[str, tuple[str, str, str]]] = field(default_factory=list)
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """
+    Content of a .safetensors or PyTorch file. Only tensors and plain containers are read, no code is ever executed.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file holds anything but weights, or is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} can't be read as plain weights ({str(error).splitlines()[0]}); a file that holds more than tensors is not "
+            "opened, because it could run code: save its state dict alone with torch.save on a machine you trust it on"
+        ) from error
+
+
+def convert_checkpoint(system: str, checkpoint: str | Path, output: str | Path, **hints) -> "ConversionReport":
+    """
+    Convert a published file and write safetensors, configuration and video processor to the folder `output`.
+
+    `system` and `hints` are those of [`convert_state_dict`], which also says what is raised; [`read_checkpoint`] reads.
+    """
+    from ..models.msstsvis.video_processing_msstsvis import MsstsVisVideoProcessor
+
+    model = convert_state_dict(system, read_checkpoint(checkpoint), **hints)
+    model.save_pretrained(output)
+    MsstsVisVideoProcessor().save_pretrained(output)
+    return model.conversion_report
+
+
+def unwrap(checkpoint: Mapping) -> dict[str, torch.Tensor]:
+    """The state dict inside a checkpoint file's content: under `model` or `state_dict`, without a `module.` prefix."""
+    for key in ("model", "state_dict"):
+        if isinstance(checkpoint.get(key), Mapping):
+            checkpoint = checkpoint[key]
+            break
+    try:
+        tensors = {key.removeprefix("module."): torch.as_tensor(value) for key, value in checkpoint.items()}
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise ValueError(
+            f"the checkpoint holds more than named tensors ({error}); expected a state dict, bare or under 'model' or "
+            "'state_dict'"
+        ) from error
+    if not tensors:
+        raise ValueError("the checkpoint is empty; expected a state dict, bare or under 'model' or 'state_dict'")
+    return tensors
+
+
+def convert_state_dict(system: str, state_dict: Mapping, **hints) -> PreTrainedModel:
+    """
+    Build the model that a published checkpoint describes and load its weights.
+
+    Args:
+        system: `"msstsvis"` or `"seqformer"`.
+        state_dict: published names to tensors or arrays; may be wrapped as `{"model": ...}`.
+        hints: what shapes can't tell: `id2label`, any other configuration argument.
+
+    Returns:
+        The model in eval mode, with its [`ConversionReport`] as `conversion_report`.
+
+    Raises:
+        ValueError: for an unknown system, keys of another system, or weights of another shape.
+    """
+    from .seqformer import SEQFORMER_KEY_MAPS
+
+    if system not in SYSTEMS:
+        raise ValueError(f"unknown system {system!r}; expected one of {SYSTEMS}")
+    key_map = SEQFORMER_KEY_MAPS[system]
+    published = unwrap(state_dict)
+    model = key_map.build(published, **hints)
+    converted, report = _rename(published, key_map, model, system)
+    expected = model.state_dict()
+    unknown = sorted(set(converted) - set(expected))
+    if unknown:
+        raise ValueError(f"keys without a place in the model: {unknown[:5]}; the checkpoint is not one of {system!r}")
+    for key, value in converted.items():
+        if tuple(value.shape) != tuple(expected[key].shape):
+            raise ValueError(
+                f"{key} has shape {tuple(value.shape)} in the checkpoint; the model expects {tuple(expected[key].shape)}"
+            )
+    report.missing = sorted(
+        key for key in expected if key not in converted and not key.endswith(("num_batches_tracked", "_index"))
+    )
+    model.load_state_dict(converted, strict=False)
+    model.eval()
+    model.conversion_report = report
+    return model
+
+
+def _rename(published: dict, key_map: KeyMap, model: PreTrainedModel, system: str) -> tuple[dict, ConversionReport]:
+    report, converted, unknown = ConversionReport(), {}, []
+    rules = [(re.compile(pattern), replacement) for pattern, replacement in key_map.rules(model)]
+    drops = [(re.compile(pattern), reason) for pattern, reason in key_map.drop]
+    splits = [(re.compile(pattern), parts) for pattern, parts in key_map.split]
+    for key, value in published.items():
+        reason = next((reason for pattern, reason in drops if pattern.fullmatch(key)), None)
+        if reason is not None:
+            report.dropped[key] = reason
+            continue
+        new = next((pattern.sub(new, key) for pattern, new in rules if pattern.fullmatch(key)), None)
+        if new is None:
+            unknown.append(key)
+            continue
+        report.used.append(key)
+        fused = next(((pattern, parts) for pattern, parts in splits if pattern.fullmatch(new)), None)
+        if fused is None:
+            converted[new] = value
+        else:
+            pattern, parts = fused
+            for part, chunk in zip(parts, value.chunk(3), strict=True):
+                converted[pattern.sub(part, new)] = chunk
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} keys of the checkpoint are unknown to {system!r}, e.g. {unknown[:5]}; expected a published "
+            f"{system} checkpoint"
+        )
+    return converted, report

@@ -1,0 +1,456 @@
+"""Reads videos from anything a user may have, one frame at a time, and writes them.
+
+Frames are RGB, uint8 `(H, W, 3)`. `T` frames, `H`, `W` frame height and width in pixels.
+"""
+
+import glob
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from transformers.utils import logging
+
+if TYPE_CHECKING:
+    import av
+    import PIL.Image
+    import torch
+
+logger = logging.get_logger(__name__)
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+# Suffix -> encoder and pixel format. GIF frames are reduced to 256 colours each before they are encoded.
+VIDEO_ENCODERS = {".mp4": ("libx264", "yuv420p"), ".webm": ("libvpx-vp9", "yuv420p"), ".gif": ("gif", "pal8")}
+
+
+class VideoReader:
+    """The frames of a video, decoded while they are iterated over; can be iterated over again and again.
+
+    Args:
+        source: one of
+            - path of a video file that FFmpeg reads (mp4, webm, gif, ...), or an http(s) URL of one;
+            - path of a folder of frames (jpg, jpeg, png, bmp, webp), in natural order (`2.jpg` before `10.jpg`), or a
+              glob pattern of such files;
+            - list of frames: paths, PIL images or arrays `(H, W, 3)` or `(3, H, W)`;
+            - array or tensor `(T, H, W, 3)` or `(T, 3, H, W)`.
+            Arrays hold RGB as integers in 0..255, or floats in 0..1 (if no value of the video is above 1) or 0..255.
+        fps: frame rate. Replaces the one that a video file declares, and supplies it for the other sources, which
+            have none. No frame is dropped or repeated for it.
+
+    Attributes:
+        fps: frames per second, or None if unknown.
+        num_frames: how many frames the source announces, None where it doesn't say (webm, gif); after a full pass,
+            how many there were.
+        name: file or folder name without suffix, `"video"` for frames in memory.
+        problems: what could not be read, in words; each is also logged once as a warning. A broken video gives every
+            frame before the break. A frame that is unreadable, or has another size than the first, is left out.
+
+    Raises:
+        FileNotFoundError: if a path does not exist.
+        TypeError: if the source is of another kind.
+        ValueError: if there is nothing to read: not a video, no video stream, an empty folder, no match of a pattern;
+            or if an array's layout or values are not those above. While iterating: if not one frame can be read.
+    """
+
+    def __init__(self, source: "str | PathLike | list | tuple | np.ndarray | torch.Tensor", fps: float | None = None):
+        if fps is not None and not fps > 0:
+            raise ValueError(f"fps is {fps}; expected a positive number of frames per second, or None")
+        self.fps = fps
+        self.num_frames: int | None = None
+        self.name = "video"
+        self.problems: list[str] = []
+        self._where = str(source) if isinstance(source, str | PathLike) else "video"
+        self._read = self._open(source)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        size, count = None, 0
+        for index, frame in enumerate(self._read()):
+            size = size or frame.shape[:2]
+            if frame.shape[:2] != size:
+                self._report(
+                    f"frame {index} has size {frame.shape[:2]} instead of {size} (height, width) and is left out"
+                )
+                continue
+            count += 1
+            yield frame
+        if count == 0:
+            reasons = f" ({'; '.join(self.problems)})" if self.problems else ""
+            raise ValueError(f"{self._where}: not one frame could be read{reasons}; check it with a video player")
+        self.num_frames = count
+
+    def _report(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
+            logger.warning(f"{self._where}: {problem}.")
+
+    def _open(self, source: Any) -> Callable[[], Iterator[np.ndarray]]:
+        """Choose how to read, check what can be checked without decoding, and return a function that gives frames."""
+        if isinstance(source, str) and source.startswith(("http://", "https://")):
+            self.name = Path(source.split("?")[0]).stem or source
+            return self._open_container(source)
+        if isinstance(source, str | PathLike):
+            return self._open_path(Path(source).expanduser())
+        if isinstance(source, list | tuple):
+            return self._open_list(list(source))
+        if hasattr(source, "ndim") and hasattr(source, "dtype"):
+            return self._open_array(source)
+        raise TypeError(
+            f"source is of type {type(source).__name__}; expected a path, a URL, a list of frames or an array: "
+            "for a generator, pass list(frames)"
+        )
+
+    # Files
+
+    def _open_path(self, path: Path):
+        self.name = path.stem if path.is_file() else path.name
+        if path.is_dir():
+            return self._open_list(self._folder_images(path))
+        if path.is_file():
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                return self._open_list([path])
+            return self._open_container(str(path))
+        if glob.has_magic(str(path)):
+            matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
+            images = [match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES]
+            if not images:
+                raise ValueError(
+                    f"{path} matches no image ({len(matches)} other files): expected a pattern of frames, "
+                    f"ending in {', '.join(IMAGE_SUFFIXES)}; read videos one at a time"
+                )
+            return self._open_list(sorted(images, key=_natural_key))
+        raise FileNotFoundError(f"{path} does not exist: expected a video file, a folder of frames or a glob pattern")
+
+    def _folder_images(self, folder: Path) -> list[Path]:
+        images = [
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+        ]
+        if not images:
+            raise ValueError(f"{folder} holds no image: expected frames ending in {', '.join(IMAGE_SUFFIXES)}")
+        if len({path.stem for path in images}) < len(images):
+            # The same frame in two formats: often photos with their label masks beside them.
+            suffixes = Counter(path.suffix.lower() for path in images)
+            # On a tie, photos before masks: IMAGE_SUFFIXES starts with jpg.
+            chosen = max(suffixes, key=lambda suffix: (suffixes[suffix], -IMAGE_SUFFIXES.index(suffix)))
+            self._report(f"holds the same frames in several formats; only {chosen} is read")
+            images = [path for path in images if path.suffix.lower() == chosen]
+        return sorted(images, key=_natural_key)
+
+    def _open_container(self, location: str):
+        with _open_av(location) as container:
+            stream = container.streams.video[0]
+            rate = stream.average_rate or stream.guessed_rate
+            self.fps = self.fps or (float(rate) if rate else None)
+            self.num_frames = stream.frames or None
+
+        return lambda: self._decode(location)
+
+    def _decode(self, location: str) -> Iterator[np.ndarray]:
+        """Frames up to the first packet that is damaged or missing: what follows would be out of step."""
+        import av
+
+        announced, packets, count, end = None, 0, 0, 0.0
+        with _open_av(location) as container:
+            stream = container.streams.video[0]
+            announced = stream.frames
+            # Sound may last longer than the picture, so only a file without it tells the picture's duration.
+            duration = container.duration / av.time_base if container.duration and len(container.streams) == 1 else 0.0
+            damaged = None
+            try:
+                for packet in container.demux(stream):
+                    damaged = packet
+                    if packet.is_corrupt:
+                        raise av.InvalidDataError(0, "the file ends inside a frame")
+                    for frame in packet.decode():
+                        if frame.is_corrupt:
+                            self._report(f"frame {count} is damaged and shown as the decoder repaired it")
+                        yield _picture(frame)
+                        count += 1
+                        end = frame.time or 0.0
+                    packets += packet.size > 0
+            except av.FFmpegError as error:
+                for frame in _remaining_frames(stream, damaged):
+                    yield _picture(frame)
+                    count += 1
+                total = f" of {announced} announced" if announced else ""
+                self._report(f"breaks off after {count}{total} frames ({error.strerror})")
+                return
+            rate = float(stream.average_rate or 0)
+        if packets < announced:
+            self._report(f"breaks off after {count} of {announced} announced frames: the file is incomplete")
+        elif not announced and rate and duration - end > max(0.5, 2 / rate):
+            self._report(f"breaks off at {end:.1f} of {duration:.1f} announced seconds: the file is incomplete")
+
+    # Images
+
+    def _open_list(self, frames: list):
+        if not frames:
+            raise ValueError("source is an empty list; expected at least one frame")
+        for index, frame in enumerate(frames):
+            if isinstance(frame, str | PathLike) or _is_pil(frame):
+                continue
+            if not hasattr(frame, "ndim") or not hasattr(frame, "dtype"):
+                raise TypeError(
+                    f"frame {index} is of type {type(frame).__name__}; expected a path, a PIL image or an array"
+                )
+            if frame.ndim != 3:
+                raise ValueError(
+                    f"frame {index} has shape {tuple(frame.shape)}; expected (height, width, 3) or "
+                    "(3, height, width): give a whole video as one array, not in a list"
+                )
+        arrays = {index: _numpy(frame) for index, frame in enumerate(frames) if hasattr(frame, "ndim")}
+        scale = _value_scale(arrays.values())
+        pictures = {index: _channels_last(array, f"frame {index}") for index, array in arrays.items()}
+        self.num_frames = len(frames)
+
+        def read() -> Iterator[np.ndarray]:
+            for index, frame in enumerate(frames):
+                if index in pictures:
+                    yield _to_uint8(pictures[index], scale)
+                    continue
+                try:
+                    yield _read_image(frame)
+                except Exception as error:  # PIL's decoders raise of every kind; no image may cost the others.
+                    image = "a PIL image" if _is_pil(frame) else frame
+                    self._report(f"frame {index}, {image}, could not be read and is left out ({error})")
+
+        return read
+
+    # Arrays
+
+    def _open_array(self, source: Any):
+        if source.ndim != 4:
+            way_out = {
+                3: "add the frame dimension of a single image with [None]",
+                5: "pass the videos of a batch one at a time",
+            }.get(source.ndim, "one frame after the other")
+            raise ValueError(
+                f"array has shape {tuple(source.shape)}; expected (frames, height, width, 3) or "
+                f"(frames, 3, height, width): {way_out}"
+            )
+        video = _channels_last(_numpy(source), "array")
+        if len(video) == 0:
+            raise ValueError(f"array has shape {tuple(source.shape)}; expected at least one frame")
+        scale = _value_scale(video)
+        self.num_frames = len(video)
+        return lambda: (_to_uint8(frame, scale) for frame in video)
+
+
+def _natural_key(path: Path) -> list[tuple[int, str]]:
+    """Numbers inside a path by value: frame2 before frame10."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in parts]
+
+
+def _open_av(location: str) -> "av.container.InputContainer":
+    import av
+
+    try:
+        container = av.open(location)
+    except av.FFmpegError as error:
+        if location.startswith(("http://", "https://")):
+            raise OSError(f"{location} could not be fetched ({error.strerror}): check the address") from error
+        raise ValueError(
+            f"{location} could not be opened as a video ({error.strerror}): it is incomplete or no video; re-encode "
+            "it, or pass a folder of frames"
+        ) from error
+    if not container.streams.video:
+        container.close()
+        raise ValueError(f"{location} has no video stream, only sound or data: pass a file with pictures")
+    return container
+
+
+def _picture(frame: "av.VideoFrame") -> np.ndarray:
+    # Phones store portrait videos lying on their side, with the angle in the metadata (counter-clockwise).
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90) % 4))
+
+
+def _remaining_frames(stream: "av.VideoStream", damaged: "av.Packet | None") -> list["av.VideoFrame"]:
+    """Frames that the decoder still holds and that come before the damaged packet in display order."""
+    import av
+
+    if damaged is None or damaged.pts is None:
+        return []
+    try:
+        return [frame for frame in stream.decode(None) if frame.pts is not None and frame.pts < damaged.pts]
+    except av.FFmpegError:
+        return []
+
+
+def _is_pil(frame: Any) -> bool:
+    from PIL import Image
+
+    return isinstance(frame, Image.Image)
+
+
+def _read_image(image: "str | PathLike | PIL.Image.Image") -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    if _is_pil(image):
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    with Image.open(image) as opened:
+        return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+
+
+def _numpy(array: Any) -> np.ndarray:
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+        array = array.float() if array.is_floating_point() else array
+    return np.asarray(array)
+
+
+def _channels_last(array: np.ndarray, name: str) -> np.ndarray:
+    """`(..., H, W, 3)` of either layout; the channel axis is the one of length 3."""
+    last, first = array.shape[-1] == 3, array.shape[-3] == 3
+    if last == first:
+        problem = "could have its channels first or last" if last else "has no axis of 3 channels where expected"
+        raise ValueError(
+            f"{name} has shape {array.shape} and {problem}; expected RGB as (..., height, width, 3) or "
+            "(..., 3, height, width), frames first: transpose it, repeat a grey channel three times, drop an alpha "
+            "channel"
+        )
+    return array if last else np.moveaxis(array, -3, -1)
+
+
+def _value_scale(frames: Iterable[np.ndarray]) -> float:
+    """The factor that brings the values of all frames to 0..255, decided for the whole video, not frame by frame."""
+    lowest, highest, floating = 0.0, 0.0, True
+    for frame in frames:
+        if frame.dtype == np.uint8:
+            floating = False
+            continue
+        if frame.dtype == bool or not np.issubdtype(frame.dtype, np.number) or np.iscomplexobj(frame):
+            raise ValueError(f"frames are of type {frame.dtype}; expected integers in 0..255, or floats")
+        floating &= np.issubdtype(frame.dtype, np.floating)
+        if frame.size:
+            # min and max pass NaN on.
+            lowest, highest = np.minimum(lowest, frame.min()), np.maximum(highest, frame.max())
+    if not (np.isfinite(lowest) and np.isfinite(highest) and lowest >= 0 and highest <= 255):
+        raise ValueError(
+            f"frames have values from {lowest:g} to {highest:g}; expected 0..1 or 0..255: undo a normalisation with "
+            "mean and std, and replace NaN and infinity"
+        )
+    return 255.0 if floating and highest <= 1 else 1.0
+
+
+def _to_uint8(frame: np.ndarray, scale: float) -> np.ndarray:
+    if frame.dtype != np.uint8:
+        frame = np.round(frame.astype(np.float32) * scale).astype(np.uint8)
+    return np.ascontiguousarray(frame)
+
+
+class VideoWriter:
+    """Writes frames one at a time; use it in a `with` block, which finishes the file.
+
+    Args:
+        path: `.mp4` (H.264), `.webm` (VP9) or `.gif`; a path without suffix is a folder of `00000.png`, ... . Folders
+            are made as needed, a file of this name is replaced.
+        fps: frames per second. GIF counts in hundredths of a second, so its rate is rounded.
+        size: `(H, W)` of the frames; taken from the first one by default. An odd side of an mp4 or webm is padded by
+            one pixel, a copy of the edge.
+
+    Raises:
+        ValueError: if the suffix is unknown, `fps` is not positive, a frame is not uint8 `(H, W, 3)`, or nothing was
+            written by the end of the `with` block.
+    """
+
+    def __init__(self, path: str | PathLike, fps: float = 25.0, size: tuple[int, int] | None = None):
+        self.path = Path(path).expanduser()
+        self.suffix = "" if self.path.is_dir() else self.path.suffix.lower()
+        if self.suffix and self.suffix not in VIDEO_ENCODERS:
+            raise ValueError(
+                f"{self.path} ends in {self.suffix}; expected {', '.join(VIDEO_ENCODERS)}, or no suffix for a folder "
+                "of PNG frames"
+            )
+        if not fps > 0:
+            raise ValueError(f"fps is {fps}; expected a positive number of frames per second")
+        self.fps = fps
+        self.size = size
+        self.num_frames = 0
+        self._container = self._stream = None
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self.close()
+        if kind is None and self.num_frames == 0:
+            raise ValueError(f"no frame was written to {self.path}: call write with at least one")
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append one frame, uint8 `(H, W, 3)` RGB."""
+        frame = np.asarray(frame)
+        self.size = self.size or frame.shape[:2]
+        if frame.dtype != np.uint8 or frame.shape != (*self.size, 3):
+            raise ValueError(
+                f"frame {self.num_frames} has shape {frame.shape} and type {frame.dtype}; expected uint8 "
+                f"{(*self.size, 3)}: all frames of a video have one size"
+            )
+        if self.num_frames == 0:
+            self._begin()
+        if self.suffix:
+            self._encode(frame)
+        else:
+            from PIL import Image
+
+            Image.fromarray(frame).save(self.path / f"{self.num_frames:05d}.png")
+        self.num_frames += 1
+
+    def close(self) -> None:
+        """Finish the file: what was written so far can be played."""
+        if self._container is not None:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            self._container = None
+        elif not self.suffix and self.num_frames:
+            later = [path for path in self.path.glob("*.png") if path.stem > f"{self.num_frames - 1:05d}"]
+            if later:
+                logger.warning(f"{self.path} still holds {len(later)} frames from before, such as {later[0].name}.")
+
+    def _begin(self) -> None:
+        if not self.suffix:
+            self.path.mkdir(parents=True, exist_ok=True)
+            return
+        import av
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        encoder, pixel_format = VIDEO_ENCODERS[self.suffix]
+        self._container = av.open(str(self.path), "w")
+        rate = Fraction(self.fps).limit_denominator(1001)
+        if self.suffix == ".gif":
+            rate = Fraction(100, max(2, round(100 / self.fps)))
+        self._stream = self._container.add_stream(encoder, rate=rate)
+        odd = (0, 0) if self.suffix == ".gif" else (self.size[0] % 2, self.size[1] % 2)
+        self._padding = ((0, odd[0]), (0, odd[1]), (0, 0))
+        self._stream.height, self._stream.width = self.size[0] + odd[0], self.size[1] + odd[1]
+        self._stream.pix_fmt = pixel_format
+        if self.suffix == ".webm":
+            # Constant quality, at a speed that does not hold up the model.
+            self._stream.options = {"crf": "30", "b:v": "0", "deadline": "realtime", "cpu-used": "6"}
+
+    def _encode(self, frame: np.ndarray) -> None:
+        import av
+
+        if self.suffix == ".gif":
+            from PIL import Image
+
+            image = Image.fromarray(frame).quantize(256)
+            palette = np.full((256, 4), 255, dtype=np.uint8)
+            colours = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
+            palette[: len(colours), 1:] = colours
+            picture = av.VideoFrame.from_ndarray((np.asarray(image), palette), format="pal8")
+        else:
+            picture = av.VideoFrame.from_ndarray(np.pad(frame, self._padding, mode="edge"), format="rgb24")
+        self._container.mux(self._stream.encode(picture))
+
+
+def write_video(path: str | PathLike, frames: Iterable[np.ndarray], fps: float = 25.0) -> None:
+    """Write frames, uint8 `(H, W, 3)` RGB, to an mp4, webm or gif, or a folder of PNGs; see `VideoWriter`."""
+    with VideoWriter(path, fps=fps) as writer:
+        for frame in frames:
+            writer.write(frame)

@@ -1,0 +1,78 @@
+"""Multi-head self-attention in the interface of transformers, shared by queries, frames and places.
+
+Letters: N sequences, S tokens, C channels, M heads.
+"""
+
+import torch
+from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Softmax attention. `query, key, value (N, M, S, C/M)`, mask additive and broadcastable to `(N, M, S, S)`."""
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling  # (N, M, S, S)
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights  # (N, S, M, C/M)
+
+
+class VisSelfAttention(nn.Module):
+    """
+    Multi-head self-attention. Positions are added to queries and keys, not to values (DETR).
+
+    Args:
+        config: model configuration; chooses the attention implementation.
+        input_size: channels of the tokens.
+        num_heads: number of heads; divides `hidden_size`.
+        hidden_size: channels of heads and output, `input_size` unless given.
+        dropout: dropout on the attention weights.
+    """
+
+    def __init__(self, config, input_size: int, num_heads: int, hidden_size: int | None = None, dropout: float = 0.0):
+        super().__init__()
+        hidden_size = hidden_size or input_size
+        self.config = config
+        self.is_causal = False
+        self.dropout = dropout
+        self.head_dim = hidden_size // num_heads
+        self.scaling = self.head_dim**-0.5
+        self.q_proj = nn.Linear(input_size, hidden_size)
+        self.k_proj = nn.Linear(input_size, hidden_size)
+        self.v_proj = nn.Linear(input_size, hidden_size)
+        self.o_proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Args:
+            hidden_states: `(N, S, C)`.
+            position_embeddings: broadcastable to `(N, S, C)`.
+            attention_mask: additive, broadcastable to `(N, M, S, S)`; the smallest number of its dtype = do not attend.
+
+        Returns:
+            `(N, S, hidden_size)` and, from the eager implementation, weights `(N, M, S, S)`.
+        """
+        positioned = hidden_states if position_embeddings is None else hidden_states + position_embeddings
+        heads = (*hidden_states.shape[:2], -1, self.head_dim)
+        query = self.q_proj(positioned).view(heads).transpose(1, 2)  # (N, M, S, C/M)
+        key = self.k_proj(positioned).view(heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.dropout if self.training else 0.0
+        output, weights = attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling)
+        return self.o_proj(output.flatten(2)), weights

@@ -1,0 +1,69 @@
+"""Multi-scale deformable attention layer (Deformable DETR, section 4).
+
+Letters: N frames, Q queries, S pixels over all L levels, C channels, M heads, P points.
+"""
+
+import torch
+from torch import nn
+
+from ..ops.deformable_attention import multi_scale_deformable_attention
+
+
+class DeformableAttention(nn.Module):
+    """
+    Each query reads P learned places on each of L levels of a frame's feature pyramid.
+
+    Args:
+        d_model: channels C.
+        num_heads: heads M, divides C.
+        num_levels: levels L.
+        num_points: points P per head and level.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, num_levels: int, num_points: int):
+        super().__init__()
+        self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        self.sampling_offsets = nn.Linear(d_model, num_heads * num_levels * num_points * 2)
+        self.attention_weights = nn.Linear(d_model, num_heads * num_levels * num_points)
+        self.value_proj = nn.Linear(d_model, d_model)
+        self.output_proj = nn.Linear(d_model, d_model)
+
+    def sample(
+        self,
+        query: torch.Tensor,
+        reference_points: torch.Tensor,
+        features: torch.Tensor,
+        feature_mask: torch.Tensor,
+        spatial_shapes: list[tuple[int, int]],
+    ) -> torch.Tensor:
+        """
+        What each query reads, before any output projection.
+
+        Args:
+            query: `(N, Q, C)`, positions added.
+            reference_points: `(N, Q, L, 2)` centres, or `(N, Q, L, 4)` boxes cx cy w h, as fractions of each level.
+            features: `(N, S, C)`.
+            feature_mask: `(N, S)` bool, True = real pixel; others read as zero.
+            spatial_shapes: `(height, width)` of every level.
+
+        Returns:
+            `(N, Q, C)`.
+        """
+        N, Q = query.shape[:2]
+        M, L, P = self.num_heads, self.num_levels, self.num_points
+        value = self.value_proj(features).masked_fill(~feature_mask[..., None], 0.0)
+        value = value.view(*value.shape[:2], M, -1)  # (N, S, M, C/M)
+        # places and weights stay in float32: half precision would move the places by pixels
+        offsets = self.sampling_offsets(query).float().view(N, Q, M, L, P, 2)
+        weights = self.attention_weights(query).float().view(N, Q, M, L * P).softmax(-1).view(N, Q, M, L, P)
+        centres = reference_points[:, :, None, :, None, :2]  # (N, Q, 1, L, 1, 2)
+        if reference_points.shape[-1] == 2:
+            size = offsets.new_tensor([(width, height) for height, width in spatial_shapes])
+            places = centres + offsets / size[:, None]
+        else:
+            places = centres + offsets / P * reference_points[:, :, None, :, None, 2:] * 0.5
+        return multi_scale_deformable_attention(value, spatial_shapes, places, weights)
+
+    def forward(self, query, reference_points, features, feature_mask, spatial_shapes) -> torch.Tensor:
+        """[`~DeformableAttention.sample`] and the output projection: `(N, Q, C)`."""
+        return self.output_proj(self.sample(query, reference_points, features, feature_mask, spatial_shapes))

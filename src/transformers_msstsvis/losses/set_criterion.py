@@ -1,0 +1,156 @@
+"""Set losses of SeqFormer: focal class, L1 and generalised IoU boxes, focal and dice masks, at every decoder layer.
+
+Letters: B videos, T frames, Q queries, K labels, N matched instances of the batch, h w stride-4 pixels.
+"""
+
+import torch
+from torch.nn import functional as F
+
+from .matcher import generalized_iou, label_boxes
+
+MASK_STRIDE = 4
+
+
+def sigmoid_focal_loss(logits: torch.Tensor, targets: torch.Tensor, alpha: float, gamma: float = 2.0) -> torch.Tensor:
+    """Element-wise focal loss of `logits` against `targets` in `[0, 1]` of the same shape (RetinaNet)."""
+    probability = logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    miss = probability * (1 - targets) + (1 - probability) * targets
+    return (alpha * targets + (1 - alpha) * (1 - targets)) * miss**gamma * cross_entropy
+
+
+def class_loss(logits: torch.Tensor, matches: list, labels: list[dict], alpha: float) -> torch.Tensor:
+    """Focal loss of all queries, the matched ones against their class, summed. `logits (B, Q, K)`."""
+    targets = torch.zeros_like(logits)
+    for video, ((query, instance), target) in enumerate(zip(matches, labels, strict=True)):
+        targets[video, query, target["class_labels"][instance]] = 1.0
+    return sigmoid_focal_loss(logits, targets, alpha).sum()
+
+
+def box_losses(boxes: torch.Tensor, targets: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    L1 and generalised IoU losses, mean over the real frames, summed over instances.
+
+    `boxes, targets (N, T, 4)` cx cy w h, `real (N, T)` bool.
+    """
+    weight = real / real.sum(1, keepdim=True).clamp(min=1)  # (N, T)
+    distance = ((boxes - targets).abs().sum(-1) * weight).sum()
+    return distance, ((1 - generalized_iou(boxes, targets)) * weight).sum()
+
+
+def mask_losses(masks: torch.Tensor, targets: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Focal loss, mean over the pixels of real frames, and dice loss, summed over instances.
+
+    `masks (N, T, h, w)` logits, `targets (N, T, h, w)` in {0, 1}, `real (N, T)` bool.
+    """
+    real = real[:, :, None, None]
+    pixels = real.sum(1).flatten(1).sum(1) * masks.shape[-2] * masks.shape[-1]  # (N,)
+    focal = (sigmoid_focal_loss(masks, targets, alpha=0.25) * real).flatten(1).sum(1) / pixels.clamp(min=1)
+    probability = (masks.sigmoid() * real).flatten(1)
+    targets = (targets * real).flatten(1)
+    dice = 1 - (2 * (probability * targets).sum(1) + 1) / (probability.sum(1) + targets.sum(1) + 1)
+    return focal.sum(), dice.sum()
+
+
+def sample_mask_targets(masks: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """
+    Label masks at the places of stride-4 logits: every fourth pixel from the third on.
+
+    `(n, T, H, W)` to `(n, T, height, width)` float32; pixels beyond the masks are background.
+    """
+    H, W = masks.shape[-2:]
+    masks = F.pad(masks.float(), (0, max(0, MASK_STRIDE * width - W), 0, max(0, MASK_STRIDE * height - H)))
+    start = MASK_STRIDE // 2
+    return masks[..., start::MASK_STRIDE, start::MASK_STRIDE][..., :height, :width]
+
+
+@torch.no_grad()
+def class_errors(logits: torch.Tensor, match: list, labels: list[dict]) -> dict[str, torch.Tensor]:
+    """
+    Two numbers for the logs, not losses, as published: `class_error`, percent of matched queries whose best class is wrong,
+    and `cardinality_error`, how far the number of queries whose best class is not the last one is from the number of
+    instances, mean over videos. `logits (B, Q, K)`.
+    """
+    best = logits.argmax(-1)
+    hits = [best[video, query] == t["class_labels"][i] for video, ((query, i), t) in enumerate(zip(match, labels, strict=True))]
+    hits = torch.cat(hits).float()
+    counts = (best != logits.shape[-1] - 1).sum(1)
+    wanted = counts.new_tensor([len(target["class_labels"]) for target in labels])
+    return {
+        "class_error": 100 - 100 * hits.mean() if len(hits) else hits.new_zeros(()),
+        "cardinality_error": (counts - wanted).abs().float().mean(),
+    }
+
+
+def average_num_instances(labels: list[dict], device: torch.device) -> torch.Tensor:
+    """Number of labelled instances, averaged over processes, at least 1: what the losses are divided by."""
+    count = torch.tensor(float(sum(len(target["class_labels"]) for target in labels)), device=device)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(count)
+        count = count / torch.distributed.get_world_size()
+    return count.clamp(min=1)
+
+
+def video_instance_segmentation_loss(
+    logits: list[torch.Tensor],
+    boxes: list[torch.Tensor],
+    masks: list[torch.Tensor],
+    matches: list[list[tuple[torch.Tensor, torch.Tensor]]],
+    labels: list[dict],
+    frame_mask: torch.Tensor,
+    config,
+    **kwargs,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """
+    Losses of all supervised decoder layers, first to last.
+
+    Args:
+        logits: per layer `(B, Q, K)`.
+        boxes: per layer `(B, Q, T, 4)` cx cy w h in `[0, 1]`.
+        masks: per layer `(N, T, h, w)` mask logits of the matched queries, in the order of `matches`.
+        matches: per layer and video matched query and instance indices.
+        labels: one dict per video, see [`MsstsVisForVideoInstanceSegmentation`].
+        frame_mask: `(B, T)` bool, True = real frame.
+        config: with the loss coefficients.
+
+    Returns:
+        The weighted sum, and every term by name (`loss_ce`, `loss_bbox`, `loss_giou`, `loss_mask`, `loss_dice`;
+        suffix `_i` for layer i but the last), divided by the number of instances but not weighted, and the
+        [`class_errors`].
+    """
+    coefficients = {
+        "loss_ce": config.class_loss_coefficient,
+        "loss_bbox": config.bbox_loss_coefficient,
+        "loss_giou": config.giou_loss_coefficient,
+        "loss_mask": config.mask_loss_coefficient,
+        "loss_dice": config.dice_loss_coefficient,
+    }
+    num_instances = average_num_instances(labels, logits[0].device)
+    height, width = masks[0].shape[-2:]
+    mask_targets = [sample_mask_targets(target["masks"], height, width) for target in labels]
+    total, terms = 0.0, {}
+    for layer in range(len(logits)):
+        match = matches[layer]
+        video = torch.cat([torch.full_like(query, index) for index, (query, _) in enumerate(match)])
+        query = torch.cat([query for query, _ in match])
+        wanted = torch.cat([label_boxes(t["boxes"])[i] for t, (_, i) in zip(labels, match, strict=True)])
+        wanted_masks = torch.cat([m[i] for m, (_, i) in zip(mask_targets, match, strict=True)])
+        real = frame_mask[video]  # (N, T)
+        losses = [class_loss(logits[layer].float(), match, labels, config.focal_alpha)]
+        losses += box_losses(boxes[layer][video, query].float(), wanted, real)
+        losses += mask_losses(masks[layer].float(), wanted_masks, real)
+        suffix = "" if layer == len(logits) - 1 else f"_{layer}"
+        for (name, coefficient), value in zip(coefficients.items(), losses, strict=True):
+            value = value / num_instances
+            terms[name + suffix] = value.detach()
+            total = total + coefficient * value
+        errors = class_errors(logits[layer], match, labels)
+        terms["cardinality_error" + suffix] = errors["cardinality_error"]
+        if not suffix:
+            terms["class_error"] = errors["class_error"]
+    # heads without a match stay in the graph, which distributed training needs
+    return total + 0.0 * sum(mask.sum() for mask in masks) + 0.0 * boxes[-1].sum(), terms
+
+
+__all__ = ["video_instance_segmentation_loss"]

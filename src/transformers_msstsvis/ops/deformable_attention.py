@@ -1,0 +1,207 @@
+"""Multi-scale deformable attention: one function, a readable reference and the place that chooses a fast path.
+
+Source: Deformable DETR (https://arxiv.org/abs/2010.04159), equation 3.
+
+Letters: `N` batch (frames folded in), `S` pixels over all levels, `Q` queries, `M` heads, `D` channels per head,
+`L` levels, `P` points per level.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import itertools
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+KERNEL_CHOICES = ("off", "auto", "cpu", "cuda")
+
+
+def multi_scale_deformable_attention(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """Sample every level of `value` at a few points per query and head, and sum the samples with their weights.
+
+    Args:
+        value: `(N, S, M, D)`, the levels flattened row by row and concatenated, `S = sum(height * width)`;
+            float32, bfloat16, float16 or float64.
+        spatial_shapes: `(height, width)` of each level, Python ints.
+        sampling_locations: `(N, Q, M, L, P, 2)`, x then y, 0 and 1 being the outer edges of the level;
+            float32 whatever the dtype of `value` (float64 with float64). A point outside reads zeros.
+        attention_weights: `(N, Q, M, L, P)`, the same dtype as `sampling_locations`.
+
+    Returns:
+        `(N, Q, M * D)` in the dtype of `value`.
+
+    Raises:
+        ValueError: a shape does not match the others.
+        TypeError: `sampling_locations` or `attention_weights` are in half precision.
+        ValueError: the environment variable `MSSTSVIS_KERNELS` is none of `off`, `auto` (the default: any compiled
+            kernel that the device has), `cpu` and `cuda` (that one only).
+    """
+    _check(value, spatial_shapes, sampling_locations, attention_weights)
+    path = _choose(value.device.type)
+    if path == "kernel" and value.dtype != torch.float64:
+        half = value.dtype == torch.float16  # which the kernels don't know
+        sizes = [size for shape in spatial_shapes for size in shape]
+        output = torch.ops.msstsvis.multi_scale_deformable_attention(
+            value.float() if half else value, sizes, sampling_locations, attention_weights
+        )
+        return output.half() if half else output
+    inputs = (value, sampling_locations, attention_weights)
+    needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    # Narrow heads and gradients are faster with grid_sample.
+    wide = value.shape[3] >= 32 and value.shape[:3].numel() < 2**31
+    if path == "embedding_bag" and wide and not needs_grad:
+        return multi_scale_deformable_attention_embedding_bag(
+            value, spatial_shapes, sampling_locations, attention_weights
+        )
+    return multi_scale_deformable_attention_reference(value, spatial_shapes, sampling_locations, attention_weights)
+
+
+def multi_scale_deformable_attention_reference(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """The readable formula, and the oracle of every fast path. Arguments as `multi_scale_deformable_attention`."""
+    batch, _, heads, channels = value.shape
+    _, queries, _, _, points, _ = sampling_locations.shape
+    # grid_sample puts -1 and 1 on the outer edges
+    grids = 2 * sampling_locations - 1  # (N, Q, M, L, P, 2)
+    output = 0
+    levels = value.split([height * width for height, width in spatial_shapes], dim=1)  # L of (N, H * W, M, D)
+    for level, ((height, width), pixels) in enumerate(zip(spatial_shapes, levels, strict=True)):
+        # In the dtype of the locations: in half precision grid_sample rounds the coordinates, and on CPU its kernel
+        # reads wrong addresses once a level exceeds about 32,000 elements of a strided view.
+        image = pixels.to(grids.dtype).permute(0, 2, 3, 1)  # (N, H * W, M, D) -> (N, M, D, H * W)
+        image = image.reshape(batch * heads, channels, height, width)  # -> (N * M, D, H, W)
+        grid = grids[:, :, :, level].transpose(1, 2)  # (N, Q, M, P, 2) -> (N, M, Q, P, 2)
+        grid = grid.reshape(batch * heads, queries, points, 2)  # -> (N * M, Q, P, 2)
+        weight = attention_weights[:, :, :, level].transpose(1, 2)  # (N, Q, M, P) -> (N, M, Q, P)
+        weight = weight.reshape(batch * heads, 1, queries, points)  # -> (N * M, 1, Q, P)
+        sampled = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        output = output + (sampled * weight).sum(-1)  # (N * M, D, Q, P) -> (N * M, D, Q)
+    output = output.reshape(batch, heads * channels, queries)  # -> (N, M * D, Q)
+    return output.transpose(1, 2).to(value.dtype).contiguous()  # -> (N, Q, M * D)
+
+
+def multi_scale_deformable_attention_embedding_bag(
+    value: Tensor,
+    spatial_shapes: Sequence[tuple[int, int]],
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """The same as a weighted sum of table rows: the fast path of inference on a CPU without a compiled kernel.
+
+    A query and head is a bag of `L * P * 4` rows of `value`, the corners of its points. `torch.compile` fuses the
+    index arithmetic, most of the work. Arguments as `multi_scale_deformable_attention`.
+    """
+    batch, pixels, heads, channels = value.shape
+    queries = sampling_locations.shape[1]
+    starts = [0, *itertools.accumulate(height * width for height, width in spatial_shapes)][:-1]
+
+    def integers(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=value.device)
+
+    # The row of (n, pixel, m) is (n * S + pixel) * M + m; x and y have terms of their own until the last sum.
+    heights, widths = (integers(sides)[:, None] for sides in zip(*spatial_shapes, strict=True))  # (L, 1)
+    first = integers(starts)[:, None] * heads + integers(range(heads))[:, None, None]  # (M, L, 1)
+    first = first + integers(range(batch))[:, None, None, None, None] * (pixels * heads)  # (N, 1, M, L, 1)
+    columns, column_weights = _neighbours(sampling_locations[..., 0], widths)
+    lines, line_weights = _neighbours(sampling_locations[..., 1], heights)
+    columns = [column * heads for column in columns]
+    lines = [line * (widths * heads) + first for line in lines]
+    line_weights = [weight * attention_weights for weight in line_weights]
+    corners = list(itertools.product(range(2), range(2)))
+    rows = torch.stack([lines[i] + columns[j] for i, j in corners], -1)  # (N, Q, M, L, P, 4)
+    weights = torch.stack([line_weights[i] * column_weights[j] for i, j in corners], -1)
+    output = F.embedding_bag(
+        rows.reshape(batch * queries * heads, len(spatial_shapes) * sampling_locations.shape[4] * 4),
+        value.reshape(batch * pixels * heads, channels).to(weights.dtype),
+        per_sample_weights=weights.reshape(batch * queries * heads, len(spatial_shapes) * weights.shape[4] * 4),
+        mode="sum",
+    )  # (N * Q * M, D)
+    return output.reshape(batch, queries, heads * channels).to(value.dtype)
+
+
+def _neighbours(locations: Tensor, sides: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The two pixels around each location along one axis, clamped to the level, and their weights, 0 outside it."""
+    places = locations * sides - 0.5
+    low = places.floor()
+    fraction = places - low
+    indices = [low.int(), low.int() + 1]
+    weights = [
+        weight * ((index >= 0) & (index < sides))
+        for weight, index in zip((1 - fraction, fraction), indices, strict=True)
+    ]
+    return [torch.minimum(index.clamp(min=0), sides - 1) for index in indices], weights
+
+
+@torch.compiler.assume_constant_result
+def _choose(device: str) -> str:
+    """Which path serves this device type, "kernel", "embedding_bag" or "reference": the one place that chooses."""
+    choice = os.environ.get("MSSTSVIS_KERNELS", "auto")
+    if choice not in KERNEL_CHOICES:
+        raise ValueError(f"MSSTSVIS_KERNELS is {choice!r}; expected one of {', '.join(KERNEL_CHOICES)}")
+    if device != "cpu" or choice not in ("auto", "cpu"):
+        return "reference"
+    return "kernel" if _load_cpu_kernel() else "embedding_bag"
+
+
+@functools.cache
+def _load_cpu_kernel() -> bool:
+    try:
+        # Not a plain import: this module also works alone, copied beside a model as remote code.
+        kernels = importlib.import_module("transformers_msstsvis.kernels.deformable_attention_kernel")
+    except ImportError:
+        return False
+    return kernels.load_cpu_kernel(multi_scale_deformable_attention_reference)
+
+
+def _check(
+    value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
+) -> None:
+    if value.dim() != 4:
+        raise ValueError(f"value has shape {tuple(value.shape)}; expected (batch, pixels, heads, channels)")
+    batch, pixels, heads, _ = value.shape
+    if any(height < 1 or width < 1 for height, width in spatial_shapes):
+        raise ValueError(
+            f"spatial_shapes {[tuple(shape) for shape in spatial_shapes]}; expected at least one pixel in every level"
+        )
+    expected = sum(height * width for height, width in spatial_shapes)
+    if pixels != expected:
+        raise ValueError(
+            f"value has {pixels} pixels, but spatial_shapes {[tuple(shape) for shape in spatial_shapes]} hold "
+            f"{expected}: flatten and concatenate exactly these levels"
+        )
+    if (
+        sampling_locations.dim() != 6
+        or sampling_locations.shape[0] != batch
+        or sampling_locations.shape[2:4] != (heads, len(spatial_shapes))
+        or sampling_locations.shape[5] != 2
+    ):
+        raise ValueError(
+            f"sampling_locations has shape {tuple(sampling_locations.shape)}; expected "
+            f"({batch}, queries, {heads}, {len(spatial_shapes)}, points, 2), to match value and spatial_shapes"
+        )
+    if attention_weights.shape != sampling_locations.shape[:-1]:
+        raise ValueError(
+            f"attention_weights has shape {tuple(attention_weights.shape)}; expected "
+            f"{tuple(sampling_locations.shape[:-1])}, to match sampling_locations"
+        )
+    expected_dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+    for name, tensor in (("sampling_locations", sampling_locations), ("attention_weights", attention_weights)):
+        if tensor.dtype != expected_dtype:
+            raise TypeError(
+                f"{name} is {tensor.dtype}; expected {expected_dtype}: half precision moves the points, "
+                f"so compute it in {expected_dtype} and leave only value in {value.dtype}"
+            )

@@ -1,0 +1,286 @@
+"""Pipeline of the task `"video-instance-segmentation"`."""
+
+from collections.abc import Iterable, Iterator
+from os import PathLike
+from types import GeneratorType
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.base import ChunkPipeline
+from transformers.pipelines.pt_utils import PipelineChunkIterator, PipelineIterator
+from transformers.utils import logging
+
+from .models.auto import AutoModelForVideoInstanceSegmentation
+from .models.msstsvis.video_processing_msstsvis import is_one_video, pad_videos
+from .results import VideoInstances
+
+logger = logging.get_logger(__name__)
+
+TASK = "video-instance-segmentation"
+
+# Kept from every clip of a long video, so that a track survives the clips in which its object is hard to see.
+CLIP_THRESHOLD = 0.05
+
+
+class VideoInstanceSegmentationPipeline(ChunkPipeline):
+    """
+    Finds every object of the model's classes in a video, with a mask in every frame and an identity over all frames.
+
+    Args:
+        model, video_processor, device, dtype, batch_size, ...: as in every pipeline. `batch_size` counts clips, which
+            may come from several videos.
+        threshold (`float`, defaults to 0.3): smallest score of a track, 0..1.
+        top_k (`int`, defaults to 10): pairs of an instance and a class that are kept per clip.
+        mask_threshold (`float`, defaults to 0.5): probability above which a pixel belongs to an instance.
+        max_frames (`int`, defaults to 36):
+            Longest clip that the model sees at once. A longer video is cut into clips that overlap by a sixth. They
+            are read and run one after the other, and joined to tracks by their masks in the shared frames; what is not
+            over yet stays in memory as compressed masks only. Clips give everything that scores above 0.05, and
+            `threshold` applies to the joined score: the mean over the clips, weighted by the frames of each.
+        on_error (`str`, *optional*):
+            `"raise"`: a video that can't be read stops the call; the default for a single video. `"skip"`: its result is
+            None, with a warning that says why; the default for lists, datasets and generators.
+        return_instances (`bool`, defaults to `False`): give [`VideoInstances`] instead of lists of dicts.
+
+    Example:
+
+    ```python
+    >>> from transformers import pipeline
+    >>> import transformers_msstsvis
+
+    >>> segmenter = pipeline("video-instance-segmentation", model="path/to/checkpoint")
+    >>> tracks = segmenter("clip.mp4")
+    >>> tracks[0]["label"], tracks[0]["track_id"]
+    ('disk', 1)
+    ```
+    """
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = True
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __call__(self, inputs: Any, **kwargs) -> Any:
+        """
+        Segment one video or several.
+
+        Args:
+            inputs: one video: a path, URL, folder of frames or glob pattern; an array or tensor `(T, H, W, 3)` or
+                `(T, 3, H, W)`; a list of its frames (PIL images, arrays `(H, W, 3)`, image files). Or several: a list of
+                such, an array of five dimensions, a dataset, or a generator.
+            **kwargs: the arguments of the class, for this call only; `batch_size`, `num_workers`.
+
+        Returns:
+            For one video a list of `{"score": float, "label": str, "track_id": int, "boxes": T of [x1, y1, x2, y2] in
+            pixels or None, "masks": T of COCO RLE or None}`, best score first; None stands for a frame without the
+            instance. JSON can hold it. A list gives a list, a dataset or generator an iterator, of such results.
+            With `return_instances` each is a [`VideoInstances`]. A video with damage is used up to it, with a warning.
+
+        Raises:
+            ValueError: for arguments out of range, and with `on_error="raise"` for a video of a wrong shape or kind.
+            FileNotFoundError: with `on_error="raise"`, for a path that does not exist.
+        """
+        if isinstance(inputs, list | tuple) and not inputs:
+            raise ValueError("the list of videos is empty; expected at least one video, or the frames of one")
+        streams = isinstance(inputs, Dataset | GeneratorType)
+        single = not streams and is_one_video(inputs)
+        if not streams:
+            # The base class takes a list for several inputs and everything else for one.
+            inputs = tuple(inputs) if single and isinstance(inputs, list) else inputs if single else list(inputs)
+        if kwargs.get("on_error") is None:
+            kwargs["on_error"] = self._preprocess_params.get("on_error") or ("raise" if single else "skip")
+        return super().__call__(inputs, **kwargs)
+
+    def _sanitize_parameters(
+        self,
+        threshold: float | None = None,
+        top_k: int | None = None,
+        mask_threshold: float | None = None,
+        max_frames: int | None = None,
+        on_error: str | None = None,
+        return_instances: bool | None = None,
+    ) -> tuple[dict, dict, dict]:
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold}; expected a score from 0 to 1")
+        if mask_threshold is not None and not 0 < mask_threshold < 1:
+            raise ValueError(f"mask_threshold is {mask_threshold}; expected a probability between 0 and 1")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k is {top_k}; expected at least 1")
+        if max_frames is not None and max_frames < 1:
+            raise ValueError(f"max_frames is {max_frames}; expected at least 1")
+        if on_error not in (None, "raise", "skip"):
+            raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
+        preprocess = {"max_frames": max_frames, "on_error": on_error}
+        forward = {"threshold": threshold, "top_k": top_k, "mask_threshold": mask_threshold}
+        postprocess = {"threshold": threshold, "return_instances": return_instances}
+        given = [
+            {name: value for name, value in parameters.items() if value is not None}
+            for parameters in (preprocess, forward, postprocess)
+        ]
+        return tuple(given)
+
+    def preprocess(self, video: Any, max_frames: int = 36, on_error: str = "skip") -> Iterator[dict[str, Any]]:
+        """Read a video clip by clip."""
+        try:
+            yield from self._clips(video, max_frames)
+        except Exception as error:
+            # Decoders raise of every kind, and no video may cost the results of the others.
+            if on_error == "raise":
+                raise
+            name = video if isinstance(video, str | PathLike) else f"a video of type {type(video).__name__}"
+            logger.warning(f"{name} is skipped, its result is None: {error}")
+            yield {"pixels": None, "start": 0, "is_last": True}
+
+    def _clips(self, video: Any, max_frames: int) -> Iterator[dict[str, Any]]:
+        from .data.video_io import VideoReader
+
+        reader = VideoReader(video)
+        overlap = min(max_frames // 6 or 1, max_frames - 1)
+        progress, done = None, 0
+        try:
+            for start, frames, is_last in split_clips(reader, max_frames, overlap):
+                if not is_last and progress is None:
+                    progress = logging.tqdm(total=reader.num_frames, desc=reader.name, unit="frame")
+                pixels = self.video_processor(np.stack(frames), do_pad=False, return_tensors="pt")
+                yield {
+                    "pixels": pixels["pixel_values_videos"][0],  # (T, 3, H, W)
+                    "start": start,
+                    "is_last": is_last,
+                    "size": frames[0].shape[:2],
+                    "fps": reader.fps,
+                }
+                if progress is not None:
+                    progress.update(start + len(frames) - done)
+                    done = start + len(frames)
+        finally:
+            if progress is not None:
+                progress.close()
+
+    def _collate(self, clips: list[dict[str, Any]]) -> dict[str, Any]:
+        pixels = [clip.pop("pixels") for clip in clips]
+        for clip, values in zip(clips, pixels, strict=True):
+            clip["readable"] = values is not None
+        batch = {"clips": clips}
+        if any(clip["readable"] for clip in clips):
+            batch["pixel_values_videos"], batch["pixel_mask"] = pad_videos(
+                [values for values in pixels if values is not None],
+                getattr(self.video_processor, "size_divisor", None),
+            )
+        return batch
+
+    def get_iterator(
+        self, inputs, num_workers: int, batch_size: int, preprocess_params, forward_params, postprocess_params
+    ):
+        clips = PipelineChunkIterator(inputs, self.preprocess, preprocess_params)
+        # One worker at most: each would read all videos.
+        loader = DataLoader(
+            clips, num_workers=min(num_workers, 1), batch_size=batch_size, collate_fn=self._collate
+        )
+        return PipelineIterator(self._videos(loader, forward_params), self.postprocess, postprocess_params)
+
+    def _videos(self, loader: Iterable, forward_params: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
+        """Run the batches of clips and put the clips of a video together."""
+        video = []
+        for batch in loader:
+            for clip in self.forward(batch, **forward_params)["clips"]:
+                video.append(clip)
+                if clip["is_last"]:
+                    yield video
+                    video = []
+
+    def _forward(
+        self, inputs: dict[str, Any], threshold: float = 0.3, top_k: int = 10, mask_threshold: float = 0.5
+    ) -> dict[str, Any]:
+        clips = inputs.pop("clips")
+        readable = [clip for clip in clips if clip["readable"]]
+        if readable:
+            if not all(clip["is_last"] and clip["start"] == 0 for clip in readable):
+                threshold = min(threshold, CLIP_THRESHOLD)
+            results = self.video_processor.post_process_video_instance_segmentation(
+                # k pairs of a query and a class have k different queries at most.
+                self.model(**inputs, mask_top_k=top_k),
+                target_sizes=[clip["size"] for clip in readable],
+                threshold=threshold,
+                top_k=top_k,
+                mask_threshold=mask_threshold,
+                id2label=self.model.config.id2label,
+            )
+            for clip, instances in zip(readable, results, strict=True):
+                instances.fps = clip["fps"]
+                clip["instances"] = instances
+        return {"clips": clips}
+
+    def postprocess(
+        self, clips: list[dict[str, Any]], threshold: float = 0.3, return_instances: bool = False
+    ) -> VideoInstances | list[dict[str, Any]] | None:
+        """Join the clips of one video."""
+        if not all(clip["readable"] for clip in clips):
+            return None
+        instances = join_clips([(clip["start"], clip["instances"]) for clip in clips]).filter(threshold)
+        return instances if return_instances else instances.to_list()
+
+    def save_pretrained(self, save_directory: str | PathLike, **kwargs) -> None:
+        """
+        Save the model and the video processor.
+
+        The configuration gets no `custom_pipelines` entry, which would make `pipeline()` ask for code in the repository
+        although the installed package registers the task.
+        """
+        if hasattr(self.model.config, "custom_pipelines"):
+            del self.model.config.custom_pipelines
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.video_processor.save_pretrained(save_directory, **kwargs)
+
+
+def split_clips(
+    frames: Iterable[np.ndarray], max_frames: int, overlap: int
+) -> Iterator[tuple[int, list[np.ndarray], bool]]:
+    """
+    Cut a video into clips of `max_frames` frames that overlap, holding one clip at a time; the last may be shorter.
+
+    Yields:
+        Index of the clip's first frame, the frames, and whether it is the last clip.
+    """
+    start, clip = 0, []
+    for frame in frames:
+        if len(clip) == max_frames:
+            yield start, clip, False
+            start += max_frames - overlap
+            clip = clip[max_frames - overlap :]
+        clip.append(frame)
+    yield start, clip, True
+
+
+def join_clips(clips: list[tuple[int, VideoInstances]]) -> VideoInstances:
+    """
+    Join the results of overlapping clips, given with their first frames, to the tracks of the video.
+
+    Returns:
+        Tracks with the best score first, numbered 1, 2, ... in order of appearance; a single clip as it is.
+    """
+    if len(clips) == 1:
+        return clips[0][1]
+    from .tracking.stitching import TrackStitcher
+
+    stitcher = TrackStitcher()
+    for start, instances in clips:
+        stitcher.add(instances, start)
+    joined = stitcher.finish()
+    return joined[np.argsort(-joined.scores, kind="stable")]
+
+
+def register_pipeline() -> None:
+    """Make `transformers.pipeline` know the task."""
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK,
+            pipeline_class=VideoInstanceSegmentationPipeline,
+            pt_model=AutoModelForVideoInstanceSegmentation,
+            type="video",
+        )
+
+
+__all__ = ["VideoInstanceSegmentationPipeline"]

@@ -1,0 +1,559 @@
+"""`VideoInstances`, the one result type: what was found in one video, and its exporters.
+
+Letters: `n` instances, `T` frames, `H`, `W` frame height and width in pixels.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+if TYPE_CHECKING:
+    import supervision
+
+RLE = dict[str, Any]
+
+
+def encode_mask(mask: np.ndarray) -> RLE | None:
+    """Compress one binary mask.
+
+    Args:
+        mask: `(H, W)`, bool or integer, non-zero = object. A probability map has to be thresholded first.
+
+    Returns:
+        Compressed COCO RLE `{"size": [H, W], "counts": str}`, which JSON can hold, or None for a mask without a pixel.
+
+    Raises:
+        ValueError: if the mask is not two-dimensional or holds floats.
+    """
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or not (mask.dtype == bool or np.issubdtype(mask.dtype, np.integer)):
+        raise ValueError(
+            f"mask has shape {mask.shape} and type {mask.dtype}; expected (height, width) of bool or integers: "
+            "pass one frame, and threshold probabilities, for example with `mask > 0.5`"
+        )
+    mask = mask != 0
+    if not mask.any():
+        return None
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def decode_mask(rle: RLE) -> np.ndarray:
+    """Decompress one COCO RLE (counts as str, bytes or an uncompressed list of run lengths) to bool `(H, W)`."""
+    return coco_mask.decode(_normalised_rle(rle)).astype(bool)
+
+
+@dataclass(repr=False, eq=False)
+class VideoInstances:
+    """The instances found in one video.
+
+    An instance is absent from a frame exactly where its mask is None; its box is NaN there. Masks stay compressed,
+    so memory grows with the objects and not with pixels x frames.
+
+    Args:
+        scores: `(n,)`, kept as float32, any finite value (usually a probability).
+        labels: `(n,)`, kept as int64, class indices of the model (keys of `id2label`).
+        track_ids: `(n,)`, kept as int64, identity over the frames. Two instances share one when a query is reported
+            with two classes.
+        masks: `n` lists of `T` COCO RLE dicts `{"size": [H, W], "counts": str}` or None where the instance is absent.
+        boxes: `(n, T, 4)`, kept as float32, corners x1 y1 x2 y2 in pixels (x2 and y2 are the far edges of the last
+            pixels: one pixel at the origin is 0 0 1 1). None computes them from the masks, as does a NaN row whose
+            mask is present.
+        size: `(H, W)` of the frames in pixels.
+        num_frames: `T`.
+        fps: frames per second, if known.
+        id2label: class names by label, if known.
+
+    Raises:
+        ValueError: if lengths or sizes contradict each other, or a score is not finite.
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    track_ids: np.ndarray
+    masks: list[list[RLE | None]]
+    boxes: np.ndarray | None
+    size: tuple[int, int]
+    num_frames: int
+    fps: float | None = None
+    id2label: dict[int, str] | None = None
+
+    def __post_init__(self):
+        self.size = (int(self.size[0]), int(self.size[1]))
+        self.num_frames = int(self.num_frames)
+        if self.id2label is not None:
+            self.id2label = {int(label): str(name) for label, name in self.id2label.items()}
+
+        self.scores = np.asarray(self.scores, dtype=np.float32)
+        self.labels = np.asarray(self.labels, dtype=np.int64)
+        self.track_ids = np.asarray(self.track_ids, dtype=np.int64)
+        for name in ("scores", "labels", "track_ids"):
+            if getattr(self, name).shape != (len(self.masks),):
+                raise ValueError(
+                    f"{name} has shape {getattr(self, name).shape}; expected ({len(self.masks)},), one value for each "
+                    "of the instances in masks"
+                )
+        if not np.isfinite(self.scores).all():
+            raise ValueError(
+                f"scores of instances {np.flatnonzero(~np.isfinite(self.scores)).tolist()} are not finite: "
+                "leave these instances out, and look for NaN in the model's logits"
+            )
+        self.masks = [self._checked_masks(index, masks) for index, masks in enumerate(self.masks)]
+        self.boxes = self._checked_boxes(self.boxes)
+
+    def _checked_masks(self, index: int, masks: list[RLE | None]) -> list[RLE | None]:
+        if len(masks) != self.num_frames:
+            raise ValueError(
+                f"masks of instance {index} cover {len(masks)} frames; expected num_frames = {self.num_frames}: "
+                "use None for the frames in which it is absent"
+            )
+        masks = [None if rle is None else _normalised_rle(rle) for rle in masks]
+        for frame, rle in enumerate(masks):
+            if rle is not None and tuple(rle["size"]) != self.size:
+                raise ValueError(
+                    f"mask of instance {index} in frame {frame} has size {tuple(rle['size'])}; expected {self.size} "
+                    "(height, width): resize masks to the frame before encoding them"
+                )
+        return masks
+
+    def _checked_boxes(self, boxes: np.ndarray | None) -> np.ndarray:
+        shape = (len(self), self.num_frames, 4)
+        # A copy: absent frames are overwritten, and the caller's array is not ours.
+        boxes = np.full(shape, np.nan, dtype=np.float32) if boxes is None else np.array(boxes, dtype=np.float32)
+        if boxes.shape != shape and not boxes.size == len(self) == 0:
+            raise ValueError(f"boxes has shape {boxes.shape}; expected {shape} (instances, frames, x1 y1 x2 y2)")
+        boxes = boxes.reshape(shape)
+        for index, masks in enumerate(self.masks):
+            for frame, rle in enumerate(masks):
+                if rle is None:
+                    boxes[index, frame] = np.nan
+                elif np.isnan(boxes[index, frame]).any():
+                    x, y, width, height = coco_mask.toBbox(rle)
+                    boxes[index, frame] = x, y, x + width, y + height
+        return boxes
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __repr__(self) -> str:
+        found = ", ".join(
+            f"{self.label_name(label)} #{track} {score:.2f}"
+            for label, track, score in zip(self.labels[:5], self.track_ids[:5], self.scores[:5], strict=True)
+        )
+        more = ", ..." if len(self) > 5 else ""
+        frames = f"{self.num_frames} frames of {self.size[1]}x{self.size[0]}"
+        return f"VideoInstances({len(self)} instances in {frames}: [{found}{more}])"
+
+    def __getitem__(self, index) -> "VideoInstances":
+        """Chosen instances, by bool or integer array, list, slice or one integer; iterating gives them singly."""
+        chosen = np.atleast_1d(np.arange(len(self))[index])
+        return replace(
+            self,
+            scores=self.scores[chosen],
+            labels=self.labels[chosen],
+            track_ids=self.track_ids[chosen],
+            masks=[self.masks[i] for i in chosen],
+            boxes=self.boxes[chosen],
+        )
+
+    def filter(self, threshold: float) -> "VideoInstances":
+        """The instances whose score is at least `threshold`."""
+        return self[self.scores >= np.float32(threshold)]
+
+    def label_name(self, label: int) -> str | int:
+        """The class name of a label, or the label itself where no name is known."""
+        return (self.id2label or {}).get(int(label), int(label))
+
+    def present(self, frame: int) -> np.ndarray:
+        """Indices `(k,)` of the instances visible in a frame (0 is the first).
+
+        Raises:
+            IndexError: if there is no such frame.
+        """
+        if not 0 <= frame < self.num_frames:
+            raise IndexError(f"frame {frame} does not exist: expected 0 to {self.num_frames - 1}")
+        return np.array([index for index, masks in enumerate(self.masks) if masks[frame] is not None], dtype=np.int64)
+
+    def decode(self, frame: int) -> np.ndarray:
+        """Dense masks of one frame, bool `(n, H, W)`, all False where an instance is absent."""
+        dense = np.zeros((len(self), *self.size), dtype=bool)
+        for index in self.present(frame):
+            dense[index] = decode_mask(self.masks[index][frame])
+        return dense
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """One dict per instance, ready for JSON.
+
+        Returns:
+            `{"score": float, "label": name or int, "track_id": int, "boxes": T of [x1, y1, x2, y2] or None,
+            "masks": T of RLE or None}`.
+        """
+        return [
+            {
+                "score": _plain(self.scores[index]),
+                "label": self.label_name(self.labels[index]),
+                "track_id": int(self.track_ids[index]),
+                "boxes": self._plain_boxes(index),
+                "masks": self.masks[index],
+            }
+            for index in range(len(self))
+        ]
+
+    def _plain_boxes(self, index: int) -> list[list[float] | None]:
+        return [
+            None if rle is None else [_plain(value) for value in box]
+            for rle, box in zip(self.masks[index], self.boxes[index], strict=True)
+        ]
+
+    def _category_id(self, label: int, category_ids: Mapping[int, int] | None) -> int:
+        if category_ids is None:
+            return int(label) + 1
+        if int(label) not in category_ids:
+            raise ValueError(
+                f"label {int(label)} has no entry in category_ids (labels {sorted(category_ids)}): "
+                "give the dataset's category id of every label of the model"
+            )
+        return int(category_ids[int(label)])
+
+    def to_ytvis(self, video_id: int | str, category_ids: Mapping[int, int] | None = None) -> list[dict[str, Any]]:
+        """Predictions in YouTube-VIS results format.
+
+        Args:
+            video_id: id of the video in the dataset.
+            category_ids: the dataset's category id of each label; label + 1 by default, as in YouTube-VIS and OVIS.
+
+        Returns:
+            One `{"video_id", "category_id", "score", "segmentations"}` per instance, `segmentations` with an RLE or
+            None for every frame. The keys `track_id`, `label` and `boxes` (as in `to_list`) are added; evaluators
+            read past them.
+
+        Raises:
+            ValueError: if a label is missing from `category_ids`.
+        """
+        return [
+            {
+                "video_id": video_id,
+                "category_id": self._category_id(label, category_ids),
+                "score": instance["score"],
+                "segmentations": instance["masks"],
+                "track_id": instance["track_id"],
+                "label": instance["label"],
+                "boxes": instance["boxes"],
+            }
+            for label, instance in zip(self.labels, self.to_list(), strict=True)
+        ]
+
+    def to_coco_video(
+        self,
+        video_id: int = 1,
+        category_ids: Mapping[int, int] | None = None,
+        file_names: Iterable[str] | None = None,
+        first_image_id: int = 1,
+        first_annotation_id: int = 1,
+        first_instance_id: int = 1,
+    ) -> dict[str, list[dict[str, Any]]]:
+        """A COCO-video document of this video: every frame an image, every mask an annotation.
+
+        Args:
+            video_id: id of the video.
+            category_ids: as in `to_ytvis`.
+            file_names: one per frame; `00000.jpg`, `00001.jpg`, ... by default.
+            first_image_id, first_annotation_id, first_instance_id: where to count on from, so that the documents of
+                several videos can be joined; all three are unique over a dataset.
+
+        Returns:
+            `videos`, `images` (with `frame_id` from 0), `annotations` (with `image_id`, `frame_id`, `instance_id`,
+            `track_id`, `score`, `bbox` x y w h, `area`, `segmentation`) and `categories`.
+
+        Raises:
+            ValueError: if the number of file names is not the number of frames, or a label is missing.
+        """
+        height, width = self.size
+        names = [f"{frame:05d}.jpg" for frame in range(self.num_frames)] if file_names is None else list(file_names)
+        if len(names) != self.num_frames:
+            raise ValueError(f"{len(names)} file names were given for {self.num_frames} frames: give one for each")
+        images = [
+            {
+                "id": first_image_id + frame,
+                "video_id": video_id,
+                "frame_id": frame,
+                "file_name": name,
+                "height": height,
+                "width": width,
+            }
+            for frame, name in enumerate(names)
+        ]
+        annotations = []
+        for frame in range(self.num_frames):
+            for index in self.present(frame):
+                rle = self.masks[index][frame]
+                x1, y1, x2, y2 = (_plain(value) for value in self.boxes[index, frame])
+                annotations.append(
+                    {
+                        "id": first_annotation_id + len(annotations),
+                        "video_id": video_id,
+                        "image_id": first_image_id + frame,
+                        "frame_id": frame,
+                        "category_id": self._category_id(self.labels[index], category_ids),
+                        "instance_id": first_instance_id + int(index),
+                        "track_id": int(self.track_ids[index]),
+                        "score": _plain(self.scores[index]),
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "area": int(coco_mask.area(rle)),
+                        "segmentation": rle,
+                        "iscrowd": 0,
+                    }
+                )
+        labels = sorted(self.id2label or {int(label) for label in self.labels})
+        if category_ids is not None:
+            labels = [label for label in labels if label in category_ids]
+        categories = [
+            {"id": self._category_id(label, category_ids), "name": str(self.label_name(label))} for label in labels
+        ]
+        video = {"id": video_id, "height": height, "width": width, "length": self.num_frames}
+        return {"videos": [video], "images": images, "annotations": annotations, "categories": categories}
+
+    def to_mots(self, path: str | PathLike) -> dict[int, int]:
+        """Write one palette PNG per frame (`00000.png`, ...), as in MOTS and DAVIS: 0 is background.
+
+        Pixel values are the track ids where these fit into 1..255; otherwise the tracks are numbered 1, 2, ... by
+        ascending id. Where masks overlap, the higher score is in front.
+
+        Args:
+            path: folder, made if needed; frames of the same name are overwritten.
+
+        Returns:
+            The track id of each pixel value.
+
+        Raises:
+            ValueError: if there are more than 255 tracks.
+        """
+        from PIL import Image
+
+        from .visualization import track_palette
+
+        tracks = np.unique(self.track_ids).tolist()
+        if len(tracks) > 255:
+            raise ValueError(
+                f"{len(tracks)} tracks do not fit into a palette PNG, which has 255 values: keep the best ones with "
+                "filter(threshold), or use to_coco_video or save_json"
+            )
+        fits = all(1 <= track <= 255 for track in tracks)
+        value_of = {track: track if fits else value for value, track in enumerate(tracks, start=1)}
+
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        palette = track_palette().tobytes()
+        by_score = np.argsort(self.scores, kind="stable")
+        for frame in range(self.num_frames):
+            values = np.zeros(self.size, dtype=np.uint8)
+            for index in by_score:
+                if self.masks[index][frame] is not None:
+                    values[decode_mask(self.masks[index][frame])] = value_of[int(self.track_ids[index])]
+            image = Image.fromarray(values)
+            image.putpalette(palette)
+            image.save(folder / f"{frame:05d}.png")
+        return {value: track for track, value in value_of.items()}
+
+    def to_supervision(self, frame: int) -> "supervision.Detections":
+        """The instances visible in one frame as `supervision.Detections`, with masks, track ids and class names."""
+        from .visualization import load_supervision
+
+        visible = self[self.present(frame)]
+        return load_supervision().Detections(
+            xyxy=visible.boxes[:, frame],
+            mask=visible.decode(frame),
+            confidence=visible.scores,
+            class_id=visible.labels,
+            tracker_id=visible.track_ids,
+            data={"class_name": np.array([str(self.label_name(label)) for label in visible.labels], dtype=str)},
+        )
+
+    def draw(self, frames: Iterable[np.ndarray], **options) -> Iterator[np.ndarray]:
+        """Draw the instances on the video's frames, one at a time; see `visualization.draw_video`."""
+        from .visualization import draw_video
+
+        return draw_video(frames, self, **options)
+
+    def save_json(
+        self, path: str | PathLike, video_id: int | str = 1, category_ids: Mapping[int, int] | None = None
+    ) -> None:
+        """Write everything, so that `load_json` gives the same back.
+
+        The file holds an object: `results` is the list of `to_ytvis`, `video` has the id, size, length and frame rate,
+        `categories` the class names. For an evaluator that wants the bare list, use `save_ytvis_json`.
+        """
+        height, width = self.size
+        video = {"id": video_id, "height": height, "width": width, "length": self.num_frames, "fps": self.fps}
+        labels = sorted({*(self.id2label or {}), *self.labels.tolist()})
+        if category_ids is not None:
+            labels = [label for label in labels if label in category_ids or label in self.labels]
+        categories = [
+            {
+                "id": self._category_id(label, category_ids),
+                "label": label,
+                "name": (self.id2label or {}).get(label),
+            }
+            for label in labels
+        ]
+        document = {"video": video, "categories": categories, "results": self.to_ytvis(video_id, category_ids)}
+        Path(path).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+
+    def save_ytvis_json(
+        self, path: str | PathLike, video_id: int | str = 1, category_ids: Mapping[int, int] | None = None
+    ) -> None:
+        """Write `to_ytvis` as it is: a plain list, the YouTube-VIS results format."""
+        Path(path).write_text(json.dumps(self.to_ytvis(video_id, category_ids), allow_nan=False), encoding="utf-8")
+
+    @classmethod
+    def load_json(
+        cls,
+        path: str | PathLike,
+        video_id: int | str | None = None,
+        category_ids: Mapping[int, int] | None = None,
+        id2label: Mapping[int, str] | None = None,
+    ) -> "VideoInstances":
+        """Read a file of `save_json`, or one video of a plain YouTube-VIS results list.
+
+        Args:
+            path: the JSON file.
+            video_id: which video of a plain list; may be left out if the list has only one.
+            category_ids: for a plain list, the category id of each label; label + 1 by default.
+            id2label: for a plain list, class names by label; by default the names in the list, if it has them.
+
+        Raises:
+            ValueError: if the file is in neither format, holds several videos and none was chosen, or a plain list
+                shows no mask and so tells no frame size.
+        """
+        try:
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not a JSON file ({error}): was it written completely?") from None
+        try:
+            if isinstance(document, dict):
+                return cls._from_document(document)
+            return cls._from_ytvis(document, video_id, category_ids, id2label)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
+            raise ValueError(
+                f"{path} could not be read: {reason}; expected a file of save_json or a YouTube-VIS results list"
+            ) from error
+
+    @classmethod
+    def _from_document(cls, document: dict[str, Any]) -> "VideoInstances":
+        video, categories = document["video"], document["categories"]
+        label_of = {category["id"]: category["label"] for category in categories}
+        names = {category["label"]: category["name"] for category in categories if category["name"] is not None}
+        return cls._from_results(
+            document["results"],
+            labels=[label_of[result["category_id"]] for result in document["results"]],
+            size=(video["height"], video["width"]),
+            num_frames=video["length"],
+            fps=video["fps"],
+            id2label=names or None,
+        )
+
+    @classmethod
+    def _from_ytvis(cls, results, video_id, category_ids, id2label) -> "VideoInstances":
+        videos = list(dict.fromkeys(result["video_id"] for result in results))
+        if video_id is None and len(videos) == 1:
+            video_id = videos[0]
+        if video_id not in videos:
+            raise ValueError(f"video_id is {video_id!r}; the list has videos {videos[:10]}: choose one with video_id=")
+        results = [result for result in results if result["video_id"] == video_id]
+        sizes = [rle["size"] for result in results for rle in result["segmentations"] if rle]
+        if not sizes:
+            raise ValueError("no result shows a mask, so the frame size is unknown; save_json keeps it")
+        label_of = {category: label for label, category in (category_ids or {}).items()}
+        labels = [label_of[result["category_id"]] if category_ids else result["category_id"] - 1 for result in results]
+        names = id2label or {
+            label: result["label"]
+            for label, result in zip(labels, results, strict=True)
+            if isinstance(result.get("label"), str)
+        }
+        return cls._from_results(
+            results,
+            labels=labels,
+            size=tuple(sizes[0]),
+            num_frames=len(results[0]["segmentations"]),
+            id2label=names or None,
+        )
+
+    @classmethod
+    def _from_results(cls, results, labels, size, num_frames, fps=None, id2label=None) -> "VideoInstances":
+        absent = [np.nan] * 4
+        boxes = [
+            [absent if box is None else box for box in result.get("boxes") or [None] * num_frames]
+            for result in results
+        ]
+        return cls(
+            scores=[result["score"] for result in results],
+            labels=labels,
+            track_ids=[result.get("track_id", number) for number, result in enumerate(results, start=1)],
+            masks=[[_visible(rle) for rle in result["segmentations"]] for result in results],
+            boxes=boxes,
+            size=size,
+            num_frames=num_frames,
+            fps=fps,
+            id2label=id2label,
+        )
+
+
+def _plain(value: np.float32) -> float:
+    """A Python float with the shortest digits that give the same float32 back: 0.87, not 0.8700000047683716."""
+    return float(str(np.float32(value)))
+
+
+def _visible(rle: RLE | None) -> RLE | None:
+    """None for a mask without a pixel: other writers give an empty RLE, or an empty list, where we give None."""
+    if not rle:
+        return None
+    rle = _normalised_rle(rle)
+    height, width = rle["size"]
+    if sum(_run_lengths(rle["counts"])) != height * width:
+        # pycocotools would fill the missing pixels with whatever the memory holds.
+        raise ValueError(f"the runs of a mask do not add up to its {height} x {width} pixels: its counts are damaged")
+    return rle if coco_mask.area(rle) else None
+
+
+def _run_lengths(counts: str) -> list[int]:
+    """Run lengths of compressed COCO counts: 5-bit groups from character 48 on, lowest first, the sixth bit says that
+    more follow; from the fourth run on, the difference to the run two before.
+    """
+    runs, value, shift = [], 0, 0
+    for character in counts.encode("ascii"):
+        group = character - 48
+        value |= (group & 0x1F) << shift
+        shift += 5
+        if not group & 0x20:
+            if group & 0x10:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value, shift = 0, 0
+    return runs
+
+
+def _normalised_rle(rle: RLE) -> RLE:
+    """The same RLE with compressed `counts` as str, given as str, as bytes or as a list of run lengths."""
+    if not isinstance(rle, dict) or "size" not in rle or not isinstance(rle.get("counts"), str | bytes | list):
+        raise ValueError(
+            f"a mask is {_excerpt(rle)}; expected a COCO RLE {{'size': [height, width], 'counts': str}}: "
+            "use encode_mask for a binary array"
+        )
+    counts = rle["counts"]
+    if isinstance(counts, str):
+        return rle
+    if isinstance(counts, list):
+        counts = coco_mask.frPyObjects(rle, *rle["size"])["counts"]
+    return {"size": list(rle["size"]), "counts": counts.decode("ascii")}
+
+
+def _excerpt(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."

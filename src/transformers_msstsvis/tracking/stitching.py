@@ -1,0 +1,239 @@
+"""Joins the results of consecutive clips of one long video into tracks over the whole video.
+
+Letters: `m` tracks, `n` instances of a clip, `T` frames of a clip.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from pycocotools import mask as coco_mask
+from scipy.optimize import linear_sum_assignment
+
+from ..results import RLE, VideoInstances
+
+
+@dataclass
+class _Observation:
+    """What one clip says about one track in one frame; `mask` is None where the clip does not see it."""
+
+    score: float
+    mask: RLE | None
+    box: np.ndarray
+
+
+@dataclass
+class _Track:
+    track_id: int
+    frames: dict[int, _Observation] = field(default_factory=dict)  # ascending, by frame of the video
+    last_frame: int = -1
+    last_mask: RLE | None = None
+    class_scores: dict[int, float] = field(default_factory=dict)
+    weight: int = 0
+
+    @property
+    def label(self) -> int:
+        return max(self.class_scores, key=self.class_scores.get)
+
+    @property
+    def score(self) -> float:
+        return sum(self.class_scores.values()) / self.weight
+
+    def extend(self, clip: VideoInstances, index: int, start: int) -> None:
+        score, label, masks = float(clip.scores[index]), int(clip.labels[index]), clip.masks[index]
+        visible = sum(mask is not None for mask in masks)
+        self.class_scores[label] = self.class_scores.get(label, 0.0) + score * visible
+        self.weight += visible
+        for frame, (mask, box) in enumerate(zip(masks, clip.boxes[index], strict=True), start=start):
+            if frame not in self.frames or score > self.frames[frame].score:
+                self.frames[frame] = _Observation(score, mask, box)
+        for frame in reversed(self.frames):
+            if self.frames[frame].mask is not None:
+                self.last_frame, self.last_mask = frame, self.frames[frame].mask
+                break
+
+
+class TrackStitcher:
+    """Gives the instances of consecutive clips, which may overlap, ids that hold over the whole video.
+
+    Every new clip is matched to the tracks so far, one to one, by the largest total mask IoU (Hungarian assignment).
+    The IoU of a track and an instance is the summed intersection over the summed union of the frames that both the
+    clip and the video so far cover. Where one of the two is not visible in any such frame (it had left, or the clips
+    share no frame), the last visible mask of the track is compared with the first one of the instance. A pair below
+    `iou_threshold` is not matched: the instance starts a new track.
+
+    In a shared frame the clip with the higher score decides, the earlier one at equal scores. A track's score is the
+    mean of its clips' scores weighted by the frames in which they see it, its label the class with the largest such
+    sum of scores. Track ids are 1, 2, ... in order of appearance. Instances without any visible frame are left out.
+
+    Args:
+        iou_threshold: smallest IoU, 0..1, at which an instance continues a track.
+        match_labels: only an instance of the track's class continues it.
+        max_absence: a track unseen for more than this many frames is not continued; the effort per clip then depends
+            on what is visible and not on the length of the video. None keeps every track open.
+    """
+
+    def __init__(self, iou_threshold: float = 0.3, match_labels: bool = True, max_absence: int | None = 60):
+        if not 0 < iou_threshold <= 1:
+            raise ValueError(f"iou_threshold is {iou_threshold}; expected a value above 0 and at most 1")
+        self.iou_threshold = iou_threshold
+        self.match_labels = match_labels
+        self.max_absence = max_absence
+        self.num_frames = 0
+        self._open: list[_Track] = []
+        self._closed: list[_Track] = []
+        self._next_id = 1
+        self._last_start = 0
+        self._released = 0
+        self._first_clip: VideoInstances | None = None
+
+    def add(self, clip: VideoInstances, start: int) -> np.ndarray:
+        """Add the next clip.
+
+        Args:
+            clip: its instances; their own track ids are not used.
+            start: the frame of the video, from 0, that is the clip's first. May not decrease from clip to clip.
+
+        Returns:
+            The track id of every instance, int64 `(n,)`; -1 for those that are visible nowhere.
+
+        Raises:
+            ValueError: if the clip starts before the previous one or before a released frame, or its frames have
+                another size.
+        """
+        if start < max(self._last_start, self._released):
+            raise ValueError(
+                f"clip starts at frame {start}, the previous one at {self._last_start}, and frames before "
+                f"{self._released} are released: add clips in order of their start"
+            )
+        if self._first_clip is None:
+            self._first_clip = clip[:0]
+        if clip.size != self._first_clip.size:
+            raise ValueError(
+                f"clip has frames of size {clip.size}; expected {self._first_clip.size} (height, width), that of the "
+                "first clip: resize the masks to one size"
+            )
+        self._last_start = start
+        self._close_lost(start)
+
+        track_ids = np.full(len(clip), -1, dtype=np.int64)
+        first_visible = [
+            next((frame for frame, mask in enumerate(masks) if mask is not None), None) for masks in clip.masks
+        ]
+        visible = [index for index in range(len(clip)) if first_visible[index] is not None]
+        # New tracks are numbered in order of appearance.
+        visible.sort(key=lambda index: first_visible[index])
+        matches = self._match(clip[visible], [first_visible[index] for index in visible], start)
+        for index, track in zip(visible, matches, strict=True):
+            if track is None:
+                track = _Track(self._next_id)
+                self._next_id += 1
+                self._open.append(track)
+            track.extend(clip, index, start)
+            track_ids[index] = track.track_id
+        self.num_frames = max(self.num_frames, start + clip.num_frames)
+        return track_ids
+
+    def release(self, stop: int) -> VideoInstances:
+        """Hand out the frames before `stop` that were not handed out yet, and forget their masks.
+
+        For streams: release what no later clip overlaps, and memory stays flat. Scores and labels are those known so
+        far; only tracks visible in these frames are listed.
+
+        Raises:
+            ValueError: if no clip was added, or `stop` lies outside the frames that are left.
+        """
+        if self._first_clip is None:
+            raise ValueError("no clip was added, so the frame size is unknown: call add first")
+        if not self._released <= stop <= self.num_frames:
+            raise ValueError(f"stop is {stop}; expected {self._released} to {self.num_frames}: these frames are left")
+        result = self._collect(self._released, stop)
+        for track in (*self._open, *self._closed):
+            track.frames = {frame: seen for frame, seen in track.frames.items() if frame >= stop}
+        self._closed = [track for track in self._closed if track.frames]
+        self._released = stop
+        return result
+
+    def finish(self) -> VideoInstances:
+        """The tracks of the whole video, in order of their ids; after `release`, of the frames that are left.
+
+        Raises:
+            ValueError: if no clip was added.
+        """
+        return self.release(self.num_frames)
+
+    def _close_lost(self, start: int) -> None:
+        if self.max_absence is None:
+            return
+        lost = [track for track in self._open if start - track.last_frame > self.max_absence]
+        self._open = [track for track in self._open if start - track.last_frame <= self.max_absence]
+        # A track whose frames are all released leaves nothing to report.
+        self._closed += [track for track in lost if track.frames]
+
+    def _match(self, clip: VideoInstances, first_visible: list[int], start: int) -> list[_Track | None]:
+        """The track that each instance continues, or None."""
+        matches: list[_Track | None] = [None] * len(clip)
+        if not self._open or not len(clip):
+            return matches
+        iou = self._iou(clip, first_visible, start)
+        allowed = iou >= self.iou_threshold
+        if self.match_labels:
+            allowed &= np.array([track.label for track in self._open])[:, None] == clip.labels[None, :]
+        for row, column in zip(*linear_sum_assignment(np.where(allowed, iou, 0.0), maximize=True), strict=True):
+            if allowed[row, column]:
+                matches[column] = self._open[row]
+        return matches
+
+    def _iou(self, clip: VideoInstances, first_visible: list[int], start: int) -> np.ndarray:
+        """`(m, n)` IoU of open tracks and instances."""
+        intersection = np.zeros((len(self._open), len(clip)))
+        track_area, clip_area = np.zeros((len(self._open), 1)), np.zeros((1, len(clip)))
+        for frame in range(start, min(self.num_frames, start + clip.num_frames)):
+            seen = [track.frames[frame].mask if frame in track.frames else None for track in self._open]
+            overlap, areas, other_areas = _overlap(seen, [masks[frame - start] for masks in clip.masks])
+            intersection += overlap
+            track_area += areas
+            clip_area += other_areas
+        union = track_area + clip_area - intersection
+
+        overlap, areas, other_areas = _overlap(
+            [track.last_mask for track in self._open],
+            [masks[first] for masks, first in zip(clip.masks, first_visible, strict=True)],
+        )
+        nearest = overlap / (areas + other_areas - overlap)
+        return np.where((track_area > 0) & (clip_area > 0), intersection / np.maximum(union, 1), nearest)
+
+    def _collect(self, start: int, stop: int) -> VideoInstances:
+        tracks = [
+            track
+            for track in sorted((*self._open, *self._closed), key=lambda track: track.track_id)
+            if any(start <= frame < stop and seen.mask is not None for frame, seen in track.frames.items())
+        ]
+        absent = _Observation(0.0, None, np.full(4, np.nan, dtype=np.float32))
+        rows = [[track.frames.get(frame, absent) for frame in range(start, stop)] for track in tracks]
+        return VideoInstances(
+            scores=[track.score for track in tracks],
+            labels=[track.label for track in tracks],
+            track_ids=[track.track_id for track in tracks],
+            masks=[[seen.mask for seen in row] for row in rows],
+            boxes=[[seen.box for seen in row] for row in rows],
+            size=self._first_clip.size,
+            num_frames=stop - start,
+            fps=self._first_clip.fps,
+            id2label=self._first_clip.id2label,
+        )
+
+
+def _overlap(tracks: list[RLE | None], instances: list[RLE | None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Intersections `(m, n)` and areas `(m, 1)`, `(1, n)` in pixels; a missing mask has no area."""
+    areas = np.array([[0.0 if mask is None else float(coco_mask.area(mask))] for mask in tracks])
+    other_areas = np.array([[0.0 if mask is None else float(coco_mask.area(mask)) for mask in instances]])
+    intersection = np.zeros((len(tracks), len(instances)))
+    rows = [row for row, mask in enumerate(tracks) if mask is not None]
+    columns = [column for column, mask in enumerate(instances) if mask is not None]
+    if rows and columns:
+        instances = [instances[column] for column in columns]
+        iou = coco_mask.iou([tracks[row] for row in rows], instances, [0] * len(instances))
+        total = areas[rows] + other_areas[:, columns]
+        # IoU = i / (total - i), solved for the intersection i, which is a whole number.
+        intersection[np.ix_(rows, columns)] = np.round(iou * total / (1 + iou))
+    return intersection, areas, other_areas

@@ -1,0 +1,169 @@
+"""Draws `VideoInstances` on frames, with the annotators of `supervision`.
+
+Frames are RGB, uint8 `(H, W, 3)`.
+"""
+
+import colorsys
+import warnings
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from types import ModuleType
+
+import numpy as np
+from transformers.utils import logging
+
+from .results import VideoInstances
+
+logger = logging.get_logger(__name__)
+
+
+def load_supervision() -> ModuleType:
+    """Import `supervision` when it is first needed: it takes a second, which `import transformers_msstsvis` saves."""
+    with warnings.catch_warnings():
+        # Without OpenCV it announces its slower NumPy drawing, which is all we need.
+        warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
+        import supervision
+
+    return supervision
+
+
+@lru_cache(maxsize=1)
+def track_palette() -> np.ndarray:
+    """Colours by track id, uint8 `(256, 3)` RGB; row 0 is black, for the background.
+
+    Hues advance by the golden ratio, so that neighbouring ids differ clearly. Ids above 255 start again at row 1.
+    """
+    golden_ratio = (5**0.5 - 1) / 2
+    rows = [(0.0, 0.0, 0.0)]
+    rows += [colorsys.hsv_to_rgb(track * golden_ratio % 1, (0.9, 0.65)[track % 2], 1.0) for track in range(255)]
+    palette = np.round(np.array(rows) * 255).astype(np.uint8)
+    palette.flags.writeable = False
+    return palette
+
+
+@lru_cache(maxsize=16)
+def _annotators(size: tuple[int, int], opacity: float) -> tuple:
+    supervision = load_supervision()
+    height, width = size
+    # Annotators paint in BGR; the palette is handed over reversed instead of every frame.
+    palette = supervision.ColorPalette([supervision.Color(*map(int, rgb[::-1])) for rgb in track_palette()])
+    thickness = supervision.calculate_optimal_line_thickness((width, height))
+    # Below 0.35 letters are not legible, whatever the size of the frame.
+    text_scale = max(0.35, supervision.calculate_optimal_text_scale((width, height)))
+    return (
+        supervision.MaskAnnotator(color=palette, opacity=opacity),
+        supervision.BoxAnnotator(color=palette, thickness=thickness),
+        supervision.LabelAnnotator(
+            color=palette,
+            text_color=supervision.Color.BLACK,
+            text_scale=text_scale,
+            text_padding=max(2, round(8 * text_scale)),
+            smart_position=True,  # keeps labels inside the frame
+        ),
+    )
+
+
+def draw_instances(
+    frame: np.ndarray,
+    instances: VideoInstances,
+    frame_index: int,
+    *,
+    masks: bool = True,
+    boxes: bool = True,
+    labels: bool = True,
+    opacity: float = 0.5,
+) -> np.ndarray:
+    """Draw the instances visible in one frame; every track keeps its colour over the video.
+
+    Args:
+        frame: uint8 `(H, W, 3)` RGB; not changed.
+        instances: what was found in the video.
+        frame_index: which frame of the video this is, from 0.
+        masks, boxes, labels: what to draw; a label reads "name #track 0.87".
+        opacity: of the masks, 0..1.
+
+    Returns:
+        A new frame of the same shape.
+
+    Raises:
+        ValueError: if the frame is not RGB uint8 or has another size than the masks.
+        IndexError: if the video has no such frame.
+    """
+    if frame.dtype != np.uint8 or frame.shape != (*instances.size, 3):
+        raise ValueError(
+            f"frame {frame_index} has shape {frame.shape} and type {frame.dtype}; expected uint8 "
+            f"{(*instances.size, 3)}, the size of the masks: draw on the frames that the instances were found in"
+        )
+    drawn = np.ascontiguousarray(frame).copy()
+    detections = instances.to_supervision(frame_index)
+    if not len(detections):
+        return drawn
+
+    colours = np.where(detections.tracker_id > 0, 1 + (detections.tracker_id - 1) % 255, 0)
+    mask_annotator, box_annotator, label_annotator = _annotators(instances.size, opacity)
+    if masks:
+        drawn = mask_annotator.annotate(drawn, detections, custom_color_lookup=colours)
+    if boxes:
+        drawn = box_annotator.annotate(drawn, detections, custom_color_lookup=colours)
+    if labels:
+        texts = [
+            f"{name} #{track} {score:.2f}"
+            for name, track, score in zip(
+                detections.data["class_name"], detections.tracker_id, detections.confidence, strict=True
+            )
+        ]
+        drawn = label_annotator.annotate(drawn, detections, labels=texts, custom_color_lookup=colours)
+    return drawn
+
+
+def draw_video(frames: Iterable[np.ndarray], instances: VideoInstances, **options) -> Iterator[np.ndarray]:
+    """Draw the instances on a video, frame by frame, so that memory stays flat.
+
+    Args:
+        frames: uint8 `(H, W, 3)` RGB, from the video's first frame on, for example a `VideoReader`.
+        instances: what was found in the video.
+        **options: of `draw_instances`.
+
+    Yields:
+        One drawn frame for each given one. Frames after the last one of `instances` come back as they are, with one
+        warning.
+    """
+    for index, frame in enumerate(frames):
+        if index < instances.num_frames:
+            yield draw_instances(frame, instances, index, **options)
+            continue
+        if index == instances.num_frames:
+            logger.warning(
+                f"The instances cover {instances.num_frames} frames, but the video goes on: the rest stays undrawn."
+            )
+        yield frame
+
+
+def contact_sheet(frames: Iterable[np.ndarray], columns: int = 4, gap: int = 4) -> np.ndarray:
+    """Put frames side by side, row after row, on white.
+
+    Args:
+        frames: at least one, uint8 `(H, W, 3)`, all of the same size.
+        columns: frames in a row.
+        gap: white pixels between frames.
+
+    Returns:
+        uint8 `(rows * H + (rows - 1) * gap, columns * W + (columns - 1) * gap, 3)`, with no more columns than frames.
+
+    Raises:
+        ValueError: if there is no frame, the sizes differ or `columns` is not positive.
+    """
+    frames = list(frames)
+    if not frames or columns < 1:
+        raise ValueError(f"{len(frames)} frames in {columns} columns were asked for: give at least one of both")
+    sizes = sorted({frame.shape for frame in frames})
+    if len(sizes) > 1:
+        raise ValueError(f"frames have shapes {sizes}; expected one shape: resize them first")
+    height, width, _ = sizes[0]
+    columns = min(columns, len(frames))
+    rows = -(-len(frames) // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
+    for index, frame in enumerate(frames):
+        top, left = (height + gap) * (index // columns), (width + gap) * (index % columns)
+        sheet[top : top + height, left : left + width] = frame
+    return sheet
