@@ -22,7 +22,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", help="tracks in YouTube-VIS results format")
     parser.add_argument("--threshold", type=float, default=0.3, help="smallest score of a track, 0..1 (default 0.3)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the first GPU, or else the CPU)")
-    parser.add_argument("--dtype", default="auto", help="float32, bfloat16, ... (default: that of the checkpoint)")
+    parser.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        default="auto",
+        help="of the model (default auto: that of the checkpoint)",
+    )
     parser.add_argument(
         "--max-frames", type=int, default=36, help="longest clip that the model sees at once (default 36)"
     )

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train a model for video instance segmentation on a YouTube-VIS annotation file.
 
-    python scripts/train.py --config scripts/configs/synthetic-cpu.json --annotations data/annotations.json --output_dir out
+    python scripts/train.py --config scripts/configs/synthetic-cpu.json --dataset data/annotations.json --output_dir out
 
 Every argument of transformers' TrainingArguments is a flag as well; flags override the recipe given with --config.
 """
@@ -20,10 +20,10 @@ from transformers_msstsvis.training import VisTrainer
 
 @dataclass
 class Arguments:
-    annotations: str = field(metadata={"help": "YouTube-VIS JSON file with the training videos."})
+    dataset: str = field(metadata={"help": "YouTube-VIS annotation file with the training videos."})
     frames_dir: str | None = field(default=None, metadata={"help": "Folder of the frames; JPEGImages beside the file."})
     model: str | None = field(default=None, metadata={"help": "Checkpoint to start from; from scratch when left out."})
-    model_config: str | None = field(default=None, metadata={"help": "JSON object of configuration arguments."})
+    model_config: str | None = field(default=None, metadata={"help": "JSON object of configuration arguments; with --model, what to change."})
     num_frames: int = field(default=5, metadata={"help": "Frames of a clip."})
     flip: bool = field(default=True, metadata={"help": "Mirror half of the clips."})
     backbone_lr_scale: float = field(default=0.1, metadata={"help": "Backbone learning rate relative to the others."})
@@ -34,15 +34,15 @@ def main() -> None:
     parser = HfArgumentParser((Arguments, TrainingArguments))
     arguments, training = parser.parse_args_into_dataclasses(read_recipe(sys.argv[1:]))
     set_seed(training.seed)
-    clips = VideoClips(arguments.annotations, arguments.frames_dir, arguments.num_frames, arguments.flip, training.seed)
-    labels = {"id2label": clips.id2label, "label2id": {name: index for index, name in clips.id2label.items()}}
+    clips = VideoClips(arguments.dataset, arguments.frames_dir, arguments.num_frames, arguments.flip, training.seed)
+    settings = json.loads(arguments.model_config or "{}")
+    settings |= {"id2label": clips.id2label, "label2id": {name: index for index, name in clips.id2label.items()}}
     if arguments.model is None:
-        settings = json.loads(arguments.model_config or "{}")
-        config = AutoConfig.for_model(settings.pop("model_type", "msstsvis"), **settings, **labels)
+        config = AutoConfig.for_model(settings.pop("model_type", "msstsvis"), **settings)
         model = AutoModelForVideoInstanceSegmentation.from_config(config)
     else:
         model = AutoModelForVideoInstanceSegmentation.from_pretrained(
-            arguments.model, **labels, ignore_mismatched_sizes=True
+            arguments.model, **settings, ignore_mismatched_sizes=True
         )
     shortest = min(min(video["height"], video["width"]) for video in clips.videos)
     processor = MsstsVisVideoProcessor(size={"shortest_edge": shortest, "longest_edge": shortest * 16 // 9})

@@ -9,7 +9,7 @@ from transformers_msstsvis import MsstsVisConfig, MsstsVisForVideoInstanceSegmen
 from transformers_msstsvis.data.video_io import VideoWriter
 
 
-def tiny_config(**changes) -> MsstsVisConfig:
+def tiny_config(config_class: type[MsstsVisConfig] = MsstsVisConfig, **changes) -> MsstsVisConfig:
     values = {
         "backbone_config": {
             "model_type": "resnet",
@@ -31,7 +31,7 @@ def tiny_config(**changes) -> MsstsVisConfig:
         "id2label": {0: "disk", 1: "star", 2: "ring"},
         "label2id": {"disk": 0, "star": 1, "ring": 2},
     }
-    return MsstsVisConfig(**{**values, **changes})
+    return config_class(**{**values, **changes})
 
 
 def tiny_model(seed: int = 0, **changes) -> MsstsVisForVideoInstanceSegmentation:

@@ -40,8 +40,8 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             over yet stays in memory as compressed masks only. Clips give everything that scores above 0.05, and
             `threshold` applies to the joined score: the mean over the clips, weighted by the frames of each.
         on_error (`str`, *optional*):
-            `"raise"`: a video that can't be read stops the call; the default for a single video. `"skip"`: its result is
-            None, with a warning that says why; the default for lists, datasets and generators.
+            `"raise"`: a video that can't be read stops the call; the default for a single video. `"skip"`: its result
+            is None, with a warning that says why; the default for lists, datasets and generators.
         return_instances (`bool`, defaults to `False`): give [`VideoInstances`] instead of lists of dicts.
 
     Example:
@@ -69,8 +69,8 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
 
         Args:
             inputs: one video: a path, URL, folder of frames or glob pattern; an array or tensor `(T, H, W, 3)` or
-                `(T, 3, H, W)`; a list of its frames (PIL images, arrays `(H, W, 3)`, image files). Or several: a list of
-                such, an array of five dimensions, a dataset, or a generator.
+                `(T, 3, H, W)`; a list of its frames (PIL images, arrays `(H, W, 3)`, image files). Or several: a list
+                of such, an array of five dimensions, a dataset, or a generator.
             **kwargs: the arguments of the class, for this call only; `batch_size`, `num_workers`.
 
         Returns:
@@ -132,32 +132,25 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
                 raise
             name = video if isinstance(video, str | PathLike) else f"a video of type {type(video).__name__}"
             logger.warning(f"{name} is skipped, its result is None: {error}")
-            yield {"pixels": None, "start": 0, "is_last": True}
+            yield {"pixels": None, "is_last": True}
 
     def _clips(self, video: Any, max_frames: int) -> Iterator[dict[str, Any]]:
         from .data.video_io import VideoReader
 
         reader = VideoReader(video)
         overlap = min(max_frames // 6 or 1, max_frames - 1)
-        progress, done = None, 0
-        try:
-            for start, frames, is_last in split_clips(reader, max_frames, overlap):
-                if not is_last and progress is None:
-                    progress = logging.tqdm(total=reader.num_frames, desc=reader.name, unit="frame")
-                pixels = self.video_processor(np.stack(frames), do_pad=False, return_tensors="pt")
-                yield {
-                    "pixels": pixels["pixel_values_videos"][0],  # (T, 3, H, W)
-                    "start": start,
-                    "is_last": is_last,
-                    "size": frames[0].shape[:2],
-                    "fps": reader.fps,
-                }
-                if progress is not None:
-                    progress.update(start + len(frames) - done)
-                    done = start + len(frames)
-        finally:
-            if progress is not None:
-                progress.close()
+        for start, frames, is_last in split_clips(reader, max_frames, overlap):
+            pixels = self.video_processor(np.stack(frames), do_pad=False, return_tensors="pt")
+            yield {
+                "pixels": pixels["pixel_values_videos"][0],  # (T, 3, H, W)
+                "start": start,
+                "stop": start + len(frames),
+                "is_last": is_last,
+                "size": frames[0].shape[:2],
+                "fps": reader.fps,
+                "name": reader.name,
+                "total": reader.num_frames,
+            }
 
     def _collate(self, clips: list[dict[str, Any]]) -> dict[str, Any]:
         pixels = [clip.pop("pixels") for clip in clips]
@@ -176,20 +169,28 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
     ):
         clips = PipelineChunkIterator(inputs, self.preprocess, preprocess_params)
         # One worker at most: each would read all videos.
-        loader = DataLoader(
-            clips, num_workers=min(num_workers, 1), batch_size=batch_size, collate_fn=self._collate
-        )
+        loader = DataLoader(clips, num_workers=min(num_workers, 1), batch_size=batch_size, collate_fn=self._collate)
         return PipelineIterator(self._videos(loader, forward_params), self.postprocess, postprocess_params)
 
     def _videos(self, loader: Iterable, forward_params: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
         """Run the batches of clips and put the clips of a video together."""
-        video = []
-        for batch in loader:
-            for clip in self.forward(batch, **forward_params)["clips"]:
-                video.append(clip)
-                if clip["is_last"]:
-                    yield video
-                    video = []
+        video, progress = [], None
+        try:
+            for batch in loader:
+                for clip in self.forward(batch, **forward_params)["clips"]:
+                    if not video and not clip["is_last"]:
+                        progress = logging.tqdm(total=clip["total"], desc=clip["name"], unit="frame")
+                    if progress is not None and clip["readable"]:
+                        progress.update(clip["stop"] - (video[-1]["stop"] if video else 0))
+                    video.append(clip)
+                    if clip["is_last"]:
+                        if progress is not None:
+                            progress.close()
+                        yield video
+                        video, progress = [], None
+        finally:
+            if progress is not None:
+                progress.close()
 
     def _forward(
         self, inputs: dict[str, Any], threshold: float = 0.3, top_k: int = 10, mask_threshold: float = 0.5
@@ -219,15 +220,15 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         """Join the clips of one video."""
         if not all(clip["readable"] for clip in clips):
             return None
-        instances = join_clips([(clip["start"], clip["instances"]) for clip in clips]).filter(threshold)
+        instances = join_clips([(clip["start"], clip["instances"]) for clip in clips], threshold)
         return instances if return_instances else instances.to_list()
 
     def save_pretrained(self, save_directory: str | PathLike, **kwargs) -> None:
         """
         Save the model and the video processor.
 
-        The configuration gets no `custom_pipelines` entry, which would make `pipeline()` ask for code in the repository
-        although the installed package registers the task.
+        The configuration gets no `custom_pipelines` entry, which would make `pipeline()` ask for code in the
+        repository although the installed package registers the task.
         """
         if hasattr(self.model.config, "custom_pipelines"):
             del self.model.config.custom_pipelines
@@ -254,22 +255,24 @@ def split_clips(
     yield start, clip, True
 
 
-def join_clips(clips: list[tuple[int, VideoInstances]]) -> VideoInstances:
+def join_clips(clips: list[tuple[int, VideoInstances]], threshold: float = 0.0) -> VideoInstances:
     """
     Join the results of overlapping clips, given with their first frames, to the tracks of the video.
 
     Returns:
-        Tracks with the best score first, numbered 1, 2, ... in order of appearance; a single clip as it is.
+        The tracks that score at least `threshold`, best first; track ids are 1, 2, ... in order of appearance, or of
+        the score if there is only one clip.
     """
     if len(clips) == 1:
-        return clips[0][1]
+        return clips[0][1].filter(threshold)
     from .tracking.stitching import TrackStitcher
 
     stitcher = TrackStitcher()
     for start, instances in clips:
         stitcher.add(instances, start)
-    joined = stitcher.finish()
-    return joined[np.argsort(-joined.scores, kind="stable")]
+    tracks = stitcher.finish().filter(threshold)
+    tracks.track_ids = np.arange(1, len(tracks) + 1)
+    return tracks[np.argsort(-tracks.scores, kind="stable")]
 
 
 def register_pipeline() -> None:

@@ -1,4 +1,4 @@
-"""From the outputs of a model to `VideoInstances`: the best (query, class) pairs of a video with their masks and boxes.
+"""From model outputs to `VideoInstances`: the best pairs of a query and a class, with their masks and boxes.
 
 Letters: B videos, T frames, Q queries, K labels, k queries with masks, R and C rows and columns of the mask logits,
 H and W height and width of the result.

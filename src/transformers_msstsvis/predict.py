@@ -70,9 +70,7 @@ def predict_video(
     if json_path is not None:
         instances.save_ytvis_json(json_path, video_id=reader.name)
     if writer is not None:
-        frames = logging.tqdm(
-            draw_video(reader, instances), total=instances.num_frames, desc="drawing", unit="frame"
-        )
+        frames = logging.tqdm(draw_video(reader, instances), total=instances.num_frames, desc="drawing", unit="frame")
         with writer:
             for frame in frames:
                 writer.write(frame)
@@ -87,4 +85,5 @@ def track_table(instances: VideoInstances) -> str:
         label = str(instances.label_name(instances.labels[index]))
         rows.append((str(instances.track_ids[index]), label, f"{instances.scores[index]:.2f}", str(visible)))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

@@ -105,7 +105,7 @@ def cut_video(tmp_path, suffix, share):
         stream = container.add_stream(encoder, rate=Fraction(10))
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
         if suffix == ".mp4":  # store frames in another order than shown, as most videos do
-            stream.options = {"x264-params": "bframes=3:b-adapt=0:b-pyramid=normal"}
+            stream.options = {"x264-params": "bframes=3:b-adapt=0:scenecut=0:keyint=100"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))

@@ -136,7 +136,7 @@ def test_padded_in_space_equals_the_same_padding_alone(model):
 
 def test_attention_ignores_padding_in_space():
     """The backbone sees a border of padding, attention none of it: features of padded places don't reach the queries."""
-    config = tiny_config(MsstsVisConfig)
+    config = tiny_config()
     model = random_model(MsstsVisModel, config)
     features = torch.randn(1, 2, 20, config.d_model)
     mask = torch.ones(1, 2, 20, dtype=torch.bool)
@@ -178,7 +178,7 @@ def test_no_instances_still_trains(model):
 
 
 def test_more_instances_than_queries_and_one_class():
-    config = tiny_config(MsstsVisConfig, num_labels=1)
+    config = tiny_config(id2label={0: "thing"}, label2id={"thing": 0})
     model = random_model(MsstsVisForVideoInstanceSegmentation, config)
     outputs = model(video(1, 2), labels=[labels(config.num_queries + 3, 2, num_labels=1)])
     assert outputs.logits.shape[-1] == 1
@@ -190,7 +190,7 @@ def test_untrained_msstsvis_equals_its_trunk():
     with torch.no_grad():
         for parameter in seqformer.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    msstsvis = MsstsVisForVideoInstanceSegmentation(tiny_config(MsstsVisConfig)).eval()
+    msstsvis = MsstsVisForVideoInstanceSegmentation(tiny_config()).eval()
     missing, unexpected = msstsvis.load_state_dict(seqformer.state_dict(), strict=False)
     assert unexpected == []
     assert missing
@@ -203,31 +203,27 @@ def test_untrained_msstsvis_equals_its_trunk():
 
 @pytest.mark.parametrize("flag", ["encoder_temporal_attention", "decoder_temporal_attention"])
 def test_temporal_attention_lets_frames_see_each_other(flag):
-    """With one temporal attention alone, changing frame 1 changes what its owner computes for frame 0."""
-    flags = {"encoder_temporal_attention": False, "decoder_temporal_attention": False, flag: True}
-    model = random_model(MsstsVisModel, tiny_config(MsstsVisConfig, **flags))
-    trunk = random_model(MsstsVisModel, tiny_config(MsstsVisConfig, **{**flags, flag: False}))
+    """What the encoder and the box queries compute for frame 0 depends on frame 1 only through a temporal attention."""
+    off = {"encoder_temporal_attention": False, "decoder_temporal_attention": False, "decoder_layers": 2}
+    trunk = random_model(MsstsVisModel, tiny_config(**off))
+    model = random_model(MsstsVisModel, tiny_config(**{**off, flag: True}))
     a = video(1, 2)
     b = torch.cat((a[:, :1], video(1, 1, seed=9)), dim=1)
-    key = "encoder_last_hidden_state" if flag.startswith("encoder") else "box_queries"
 
     def first_frame(m, x):
         with torch.no_grad():
-            value = m(x)[key]
-        return value[:, 0] if key.startswith("encoder") else value[0][:, 0]  # after the first decoder layer
+            outputs = m(x)
+        if flag == "encoder_temporal_attention":
+            return outputs.encoder_last_hidden_state[:, 0]
+        return outputs.box_queries[-1][:, 0]
 
-    if key == "box_queries":  # the first layer's box queries are the same in all frames: look at a later layer
-        def first_frame(m, x):  # noqa: F811
-            with torch.no_grad():
-                return m(x).box_queries[-1][:, 0]
-        # the trunk mixes frames in its instance queries only
     assert torch.allclose(first_frame(trunk, a), first_frame(trunk, b), atol=1e-5)
     assert not torch.allclose(first_frame(model, a), first_frame(model, b), atol=1e-3)
 
 
 def test_temporal_position_embedding_makes_order_matter():
     for with_positions in (False, True):
-        config = tiny_config(MsstsVisConfig, temporal_position_embedding=with_positions)
+        config = tiny_config(temporal_position_embedding=with_positions)
         model = random_model(MsstsVisForVideoInstanceSegmentation, config)
         frames = video(1, 3)
         with torch.no_grad():
@@ -246,7 +242,7 @@ def test_number_of_parameters_of_the_published_size():
 
 
 def test_initial_values_survive_loading_without_weights():
-    config = tiny_config(MsstsVisConfig)
+    config = tiny_config()
     fresh = MsstsVisForVideoInstanceSegmentation(config)
     loaded = MsstsVisForVideoInstanceSegmentation.from_pretrained(None, config=config, state_dict={})
     prior = -torch.log(torch.tensor(99.0))
@@ -272,24 +268,25 @@ def test_save_and_load_through_the_auto_classes(model, tmp_path):
             assert type(loaded) is type(model)
             assert not info["missing_keys"]
             assert not info["unexpected_keys"]
-            assert torch.equal(loaded.eval()(video(1, 2)).logits, expected.logits)
+            assert_same(loaded.eval()(video(1, 2)).logits, expected.logits)
 
 
 def test_base_model_loads_from_the_head_checkpoint(model, tmp_path):
     model.save_pretrained(tmp_path)
     base = type(model.model).from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        assert torch.equal(base(video(1, 2)).last_hidden_state, model(video(1, 2)).last_hidden_state)
+        assert_same(base(video(1, 2)).last_hidden_state, model(video(1, 2)).last_hidden_state)
 
 
 def test_gradient_checkpointing_gives_equal_gradients(model):
     plain, saving = model.train(), copy.deepcopy(model).train()
     saving.activation_checkpointing_enable()
     for m in (plain, saving):
+        torch.manual_seed(0)  # of the dropout
         m(video(1, 2), labels=[labels(2, 2)]).loss.backward()
     for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
         if a.grad is not None:
-            torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-6, msg=name)
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5 * a.grad.abs().max().item(), msg=name)
 
 
 def test_bfloat16_is_finite_and_close(model):
@@ -301,7 +298,7 @@ def test_bfloat16_is_finite_and_close(model):
 
 
 def test_hidden_states_and_attentions_on_request():
-    model = random_model(MsstsVisForVideoInstanceSegmentation, tiny_config(MsstsVisConfig))
+    model = random_model(MsstsVisForVideoInstanceSegmentation, tiny_config())
     model.set_attn_implementation("eager")
     with torch.no_grad():
         outputs = model(video(1, 2), output_hidden_states=True, output_attentions=True)
@@ -337,7 +334,7 @@ def test_return_tuple(model):
     ids=["timm-resnet18", "timm-mobilenet", "native-swin"],
 )
 def test_backbones(backbone, flags, tmp_path):
-    config = tiny_config(MsstsVisConfig, backbone_config=backbone, **flags)
+    config = tiny_config(backbone_config=backbone, **flags)
     model = MsstsVisForVideoInstanceSegmentation(config).train()
     outputs = model(video(1, 2), labels=[labels(1, 2)])
     outputs.loss.backward()
@@ -348,11 +345,11 @@ def test_backbones(backbone, flags, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = MsstsVisForVideoInstanceSegmentation.from_pretrained(tmp_path)
     with torch.no_grad():
-        assert torch.equal(model.eval()(video(1, 1)).logits, loaded.eval()(video(1, 1)).logits)
+        assert_same(model.eval()(video(1, 1)).logits, loaded.eval()(video(1, 1)).logits)
 
 
 def test_backbone_from_scratch_trains_its_stem_and_batch_norms():
-    config = tiny_config(MsstsVisConfig, freeze_batch_norm=False, freeze_backbone_stem=False)
+    config = tiny_config(freeze_batch_norm=False, freeze_backbone_stem=False)
     model = MsstsVisForVideoInstanceSegmentation(config)
     assert all(p.requires_grad for p in model.parameters())
     assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
@@ -425,6 +422,6 @@ def test_unknown_backbone():
 
 
 def test_compiles_to_one_graph():
-    model = random_model(MsstsVisModel, tiny_config(MsstsVisConfig))
+    model = random_model(MsstsVisModel, tiny_config())
     explanation = torch._dynamo.explain(model)(video(1, 2))
     assert explanation.graph_break_count == 0

@@ -58,7 +58,8 @@ def multi_scale_deformable_attention(
     inputs = (value, sampling_locations, attention_weights)
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     # Narrow heads and gradients are faster with grid_sample.
-    wide = value.shape[3] >= 32 and value.shape[:3].numel() < 2**31
+    batch, pixels, heads, channels = value.shape
+    wide = channels >= 32 and batch * pixels * heads < 2**31  # its rows are counted in int32
     if path == "embedding_bag" and wide and not needs_grad:
         return multi_scale_deformable_attention_embedding_bag(
             value, spatial_shapes, sampling_locations, attention_weights
@@ -106,31 +107,31 @@ def multi_scale_deformable_attention_embedding_bag(
     index arithmetic, most of the work. Arguments as `multi_scale_deformable_attention`.
     """
     batch, pixels, heads, channels = value.shape
-    queries = sampling_locations.shape[1]
     starts = [0, *itertools.accumulate(height * width for height, width in spatial_shapes)][:-1]
+    integer = {"dtype": torch.int32, "device": value.device}
+    heights, widths = (
+        torch.tensor(sides, **integer)[:, None] for sides in zip(*spatial_shapes, strict=True)
+    )  # (L, 1)
 
-    def integers(values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int32, device=value.device)
-
-    # The row of (n, pixel, m) is (n * S + pixel) * M + m; x and y have terms of their own until the last sum.
-    heights, widths = (integers(sides)[:, None] for sides in zip(*spatial_shapes, strict=True))  # (L, 1)
-    first = integers(starts)[:, None] * heads + integers(range(heads))[:, None, None]  # (M, L, 1)
-    first = first + integers(range(batch))[:, None, None, None, None] * (pixels * heads)  # (N, 1, M, L, 1)
+    # The row of (n, pixel, m) is (n * S + pixel) * M + m. Up to the last sum x and y have terms of their own.
+    first = torch.tensor(starts, **integer)[:, None] * heads  # (L, 1)
+    first = first + torch.arange(heads, **integer)[:, None, None]  # (M, L, 1)
+    first = first + torch.arange(batch, **integer)[:, None, None, None, None] * (pixels * heads)  # (N, 1, M, L, 1)
     columns, column_weights = _neighbours(sampling_locations[..., 0], widths)
     lines, line_weights = _neighbours(sampling_locations[..., 1], heights)
     columns = [column * heads for column in columns]
     lines = [line * (widths * heads) + first for line in lines]
     line_weights = [weight * attention_weights for weight in line_weights]
-    corners = list(itertools.product(range(2), range(2)))
-    rows = torch.stack([lines[i] + columns[j] for i, j in corners], -1)  # (N, Q, M, L, P, 4)
-    weights = torch.stack([line_weights[i] * column_weights[j] for i, j in corners], -1)
+    rows = torch.stack([line + column for line in lines for column in columns], -1)  # (N, Q, M, L, P, 4)
+    weights = torch.stack([line * column for line in line_weights for column in column_weights], -1)
+
     output = F.embedding_bag(
-        rows.reshape(batch * queries * heads, len(spatial_shapes) * sampling_locations.shape[4] * 4),
-        value.reshape(batch * pixels * heads, channels).to(weights.dtype),
-        per_sample_weights=weights.reshape(batch * queries * heads, len(spatial_shapes) * weights.shape[4] * 4),
+        rows.flatten(3).flatten(0, 2),  # -> (N * Q * M, L * P * 4)
+        value.to(weights.dtype).flatten(0, 2),  # (N, S, M, D) -> (N * S * M, D)
+        per_sample_weights=weights.flatten(3).flatten(0, 2),
         mode="sum",
-    )  # (N * Q * M, D)
-    return output.reshape(batch, queries, heads * channels).to(value.dtype)
+    )
+    return output.reshape(batch, rows.shape[1], heads * channels).to(value.dtype)  # (N * Q * M, D) -> (N, Q, M * D)
 
 
 def _neighbours(locations: Tensor, sides: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -173,9 +174,10 @@ def _check(
     if value.dim() != 4:
         raise ValueError(f"value has shape {tuple(value.shape)}; expected (batch, pixels, heads, channels)")
     batch, pixels, heads, _ = value.shape
-    if any(height < 1 or width < 1 for height, width in spatial_shapes):
+    if not spatial_shapes or any(height < 1 or width < 1 for height, width in spatial_shapes):
         raise ValueError(
-            f"spatial_shapes {[tuple(shape) for shape in spatial_shapes]}; expected at least one pixel in every level"
+            f"spatial_shapes is {[tuple(shape) for shape in spatial_shapes]}; "
+            "expected at least one level, and at least one pixel in every level"
         )
     expected = sum(height * width for height, width in spatial_shapes)
     if pixels != expected:

@@ -5,9 +5,10 @@
 //
 // Letters: N batch, S pixels over all levels, Q queries, M heads, D channels per head, L levels, P points per level.
 //
-// One task is one (batch, head), or a range of its queries in the forward pass. A task with many queries first copies
-// its head into rows of its own: in (N, S, M, D) the rows of one head lie M * D apart and share few cache sets.
-// In the backward pass a task alone writes its head's gradient: no atomics, and the order of the sums is fixed.
+// With many queries, a task is one (batch, head) or a part of its queries, and first copies its head into rows of its
+// own: in (N, S, M, D) the rows of one head lie M * D apart and share few cache sets. With few queries the forward
+// pass reads the rows where they are. In the backward pass a task alone writes its head's gradient: no atomics, and
+// the order of the sums is fixed, whatever the number of threads.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -20,6 +21,7 @@
 #include <limits>
 #include <new>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -225,9 +227,8 @@ class Buffer {
 // outside its level has weight 0 and the offset of the nearest pixel, so that reading it is safe.
 class Points {
  public:
-  explicit Points(int points) : count_(points), stride_((points + 15) / 16 * 16), floats_(17 * stride_), offsets_(4 * stride_) {
-    std::fill(floats_.get(), floats_.get() + 17 * stride_, 0.0f);
-  }
+  explicit Points(int points)
+      : count_(points), stride_((points + 15) / 16 * 16), floats_(16 * stride_), offsets_(4 * stride_) {}
 
   float* weight(int corner) const {
     return floats_.get() + corner * stride_;
@@ -569,8 +570,11 @@ Sizes check(
     const Tensor& locations,
     const Tensor& attention,
     Levels& levels) {
-  STD_TORCH_CHECK(value.dim() == 4, "value must be (batch, pixels, heads, channels), but it has ", value.dim(), " dimensions");
-  STD_TORCH_CHECK(locations.dim() == 6 && attention.dim() == 5, "sampling_locations must have 6 dimensions and attention_weights 5");
+  STD_TORCH_CHECK(
+      value.dim() == 4, "value must be (batch, pixels, heads, channels), but it has ", value.dim(), " dimensions");
+  STD_TORCH_CHECK(
+      locations.dim() == 6 && attention.dim() == 5,
+      "sampling_locations must have 6 dimensions and attention_weights 5");
   STD_TORCH_CHECK(
       value.scalar_type() == ScalarType::Float || value.scalar_type() == ScalarType::BFloat16,
       "value must be float32 or bfloat16");

@@ -79,8 +79,8 @@ class MsstsVisImageProcessor(MsstsVisImageProcessorMixin, TorchvisionBackend):
     Image processor of MS-STS VIS: every image becomes a video of one frame.
 
     The arguments are those of [`MsstsVisVideoProcessor`]. Calling it takes an image or a list of images of any sizes:
-    PIL images, arrays `(H, W, 3)` or `(3, H, W)`, paths or URLs. It returns `pixel_values_videos (B, 1, 3, H, W)` float32
-    and `pixel_mask (B, 1, H, W)` int64, 1 = real pixel.
+    PIL images, arrays `(H, W, 3)` or `(3, H, W)`, paths or URLs. It returns `pixel_values_videos (B, 1, 3, H, W)`
+    float32 and `pixel_mask (B, 1, H, W)` int64, 1 = real pixel.
 
     Raises:
         ValueError: for images of a wrong shape or layout, or with pixels that are NaN or out of range.

@@ -146,7 +146,9 @@ def check_pixels(video: torch.Tensor, do_rescale: bool | None) -> torch.Tensor:
         video = video.float()
     lowest, highest = (value.item() for value in video.aminmax())
     if not (np.isfinite(lowest) and np.isfinite(highest)):
-        raise ValueError("the video has pixels that are NaN or infinite; repair them, for example with torch.nan_to_num")
+        raise ValueError(
+            "the video has pixels that are NaN or infinite; repair them, for example with torch.nan_to_num"
+        )
     if not do_rescale:
         return video.float()
     if lowest < 0 or highest > 255:
@@ -231,8 +233,8 @@ class MsstsVisVideoProcessor(BaseVideoProcessor):
     r"""
     Video processor of MS-STS VIS and of the models that share its input.
 
-    Frames are resized, rescaled to 0..1, normalised with the ImageNet statistics and padded at the bottom, at the right
-    and in time, so that videos of different sizes and lengths share a batch. Files are decoded with PyAV.
+    Frames are resized, rescaled to 0..1, normalised with the ImageNet statistics and padded at the bottom, at the
+    right and in time, so that videos of different sizes and lengths share a batch. Files are decoded with PyAV.
 
     Args:
         size (`dict`, *optional*, defaults to `{"shortest_edge": 360, "longest_edge": 640}`):
@@ -246,10 +248,10 @@ class MsstsVisVideoProcessor(BaseVideoProcessor):
             As in every video processor. With `do_rescale=False` the values of arrays are taken as they are; otherwise
             they are integers in 0..255, or floats in 0..255 or, where no value of a video exceeds 1, in 0..1.
 
-    Calling it takes one video or a list of them: a path, URL, folder or glob pattern; an array or tensor `(T, H, W, 3)`
-    or `(T, 3, H, W)`; a list of PIL images, arrays or image files, which are the frames of one video. Every video of a
-    list may have its own kind, layout and size. It returns `pixel_values_videos (B, T, 3, H, W)` float32 and
-    `pixel_mask (B, T, H, W)` int64, 1 = real pixel; a frame without any is padding in time.
+    Calling it takes one video or a list of them: a path, URL, folder or glob pattern; an array or tensor
+    `(T, H, W, 3)` or `(T, 3, H, W)`; a list of PIL images, arrays or image files, which are the frames of one video.
+    Every video of a list may have its own kind, layout and size. It returns `pixel_values_videos (B, T, 3, H, W)`
+    float32 and `pixel_mask (B, T, H, W)` int64, 1 = real pixel; a frame without any is padding in time.
 
     Raises:
         ValueError: for videos of a wrong shape or layout, without frames, or with pixels that are NaN or out of range.

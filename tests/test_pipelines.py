@@ -1,0 +1,461 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.pt_utils import KeyDataset
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar
+
+from tests.tiny import moving_square, tiny_model, write_mp4
+from transformers_msstsvis import (
+    MsstsVisVideoProcessor,
+    SeqFormerConfig,
+    SeqFormerForVideoInstanceSegmentation,
+    VideoInstances,
+    VideoInstanceSegmentationPipeline,
+    VideoWriter,
+    encode_mask,
+    pipelines,
+    write_video,
+)
+from transformers_msstsvis.data import video_io
+from transformers_msstsvis.pipelines import join_clips, split_clips
+
+TASK = "video-instance-segmentation"
+
+
+def small_processor() -> MsstsVisVideoProcessor:
+    return MsstsVisVideoProcessor(size={"shortest_edge": 32, "longest_edge": 64})
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint")
+    tiny_model().save_pretrained(path)
+    small_processor().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def segmenter(checkpoint):
+    return pipeline(TASK, model=str(checkpoint), device="cpu", threshold=0.0)
+
+
+@pytest.fixture
+def warnings(monkeypatch) -> list[str]:
+    messages = []
+    monkeypatch.setattr(pipelines.logger, "warning", messages.append)
+    monkeypatch.setattr(video_io.logger, "warning", messages.append)
+    return messages
+
+
+@pytest.fixture
+def calls(segmenter, monkeypatch) -> list[dict]:
+    """What the model was called with, and the shape of its masks."""
+    seen, forward = [], segmenter.model.forward
+
+    def spy(**inputs):
+        outputs = forward(**inputs)
+        seen.append({**inputs, "masks": tuple(outputs.pred_masks.shape)})
+        return outputs
+
+    monkeypatch.setattr(segmenter.model, "forward", spy)
+    return seen
+
+
+def assert_same(got, expected):
+    assert [track["label"] for track in got] == [track["label"] for track in expected]
+    assert [track["track_id"] for track in got] == [track["track_id"] for track in expected]
+    np.testing.assert_allclose([t["score"] for t in got], [t["score"] for t in expected], atol=1e-5)
+    for a, b in zip(got, expected, strict=True):
+        assert a["masks"] == b["masks"]
+
+
+def test_registered_by_the_import():
+    assert PIPELINE_REGISTRY.supported_tasks[TASK]["impl"] is VideoInstanceSegmentationPipeline
+
+
+def test_result_of_a_video(segmenter, calls):
+    tracks = segmenter(moving_square(5))
+    assert 1 <= len(tracks) <= 10
+    assert set(tracks[0]) == {"score", "label", "track_id", "boxes", "masks"}
+    assert [track["track_id"] for track in tracks] == list(range(1, len(tracks) + 1))
+    scores = [track["score"] for track in tracks]
+    assert scores == sorted(scores, reverse=True)
+    for track in tracks:
+        assert track["label"] in ("disk", "star", "ring")
+        assert len(track["boxes"]) == len(track["masks"]) == 5
+        for mask, box in zip(track["masks"], track["boxes"], strict=True):
+            assert (mask is None) == (box is None)
+            assert mask is None or mask["size"] == [48, 64]
+    assert json.loads(json.dumps(tracks)) == tracks
+    # Masks are computed only for queries that can be among the results.
+    assert calls[0]["mask_top_k"] == 10
+    assert calls[0]["masks"][1] == 10
+
+
+def test_equals_model_and_processor_by_hand(segmenter):
+    video = moving_square(4)
+    with torch.no_grad():
+        outputs = segmenter.model(**small_processor()(video, return_tensors="pt"))
+    [expected] = small_processor().post_process_video_instance_segmentation(
+        outputs, [(48, 64)], id2label=segmenter.model.config.id2label
+    )
+    assert_same(segmenter(video), expected.to_list())
+
+
+def test_every_kind_of_video_gives_the_same(segmenter, tmp_path):
+    video = moving_square(3)
+    for number, frame in enumerate(video):
+        Image.fromarray(frame).save(tmp_path / f"{number}.png")
+    expected = segmenter(video)
+    for kind in (
+        torch.from_numpy(video),
+        video.transpose(0, 3, 1, 2),
+        video / 255,
+        [Image.fromarray(frame) for frame in video],
+        list(video),
+        tuple(video),
+        str(tmp_path),
+        tmp_path,
+        f"{tmp_path}/*.png",
+        [str(tmp_path / f"{number}.png") for number in range(3)],
+    ):
+        assert_same(segmenter(kind), expected)
+
+
+def test_several_videos(segmenter, tmp_path, calls):
+    videos = [moving_square(3), str(write_mp4(tmp_path / "a.mp4", 5)), list(moving_square(2))]
+    alone = [segmenter(video) for video in videos]
+    assert len(alone[0][0]["masks"]) == 3
+    calls.clear()
+    for got, expected in zip(segmenter(videos), alone, strict=True):
+        assert_same(got, expected)
+    assert len(calls) == 3
+    calls.clear()
+    for got, expected in zip(segmenter(videos, batch_size=2), alone, strict=True):
+        assert_same(got, expected)
+    assert [len(call["pixel_values_videos"]) for call in calls] == [2, 1]
+    assert len(segmenter(np.stack([moving_square(2)] * 2))) == 2
+    [only] = segmenter([videos[1]])
+    assert_same(only, alone[1])
+
+
+def test_videos_of_different_sizes_share_a_batch(segmenter):
+    """Convolutions see the padding, so that results may differ a little from those alone, but not in their form."""
+    small, large = segmenter([moving_square(2, 32, 48), moving_square(3, 64, 40)], batch_size=2)
+    assert {tuple(mask["size"]) for track in small for mask in track["masks"] if mask} == {(32, 48)}
+    assert {tuple(mask["size"]) for track in large for mask in track["masks"] if mask} == {(64, 40)}
+    assert len(small[0]["masks"]) == 2
+    assert len(large[0]["masks"]) == 3
+
+
+def test_datasets_and_generators_stream(segmenter, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    videos = [moving_square(2), moving_square(3)]
+    for number, video in enumerate(videos):
+        write_video(tmp_path / str(number), video)
+    expected = segmenter(videos)
+    read = []
+
+    def one_by_one():
+        for number, video in enumerate(videos):
+            read.append(number)
+            yield video
+
+    stream = iter(segmenter(one_by_one()))
+    assert_same(next(stream), expected[0])
+    assert read == [0]
+    assert_same(next(stream), expected[1])
+    rows = datasets.Dataset.from_dict({"video": [str(tmp_path / "0"), str(tmp_path / "1")]})
+    for got, track in zip(segmenter(KeyDataset(rows, "video"), batch_size=2), expected, strict=True):
+        assert_same(got, track)
+
+
+@pytest.mark.parametrize(
+    ("frames", "max_frames", "overlap", "expected"),
+    [
+        (3, 3, 1, [(0, [0, 1, 2], True)]),
+        (4, 3, 1, [(0, [0, 1, 2], False), (2, [2, 3], True)]),
+        (5, 3, 1, [(0, [0, 1, 2], False), (2, [2, 3, 4], True)]),
+        (6, 4, 2, [(0, [0, 1, 2, 3], False), (2, [2, 3, 4, 5], True)]),
+        (3, 1, 0, [(0, [0], False), (1, [1], False), (2, [2], True)]),
+        (1, 9, 1, [(0, [0], True)]),
+    ],
+)
+def test_split_clips(frames, max_frames, overlap, expected):
+    assert list(split_clips(range(frames), max_frames, overlap)) == expected
+
+
+@pytest.mark.parametrize("frames", [6, 7, 11, 12, 17])
+def test_no_frame_of_a_long_video_is_lost(segmenter, calls, frames):
+    tracks = segmenter(moving_square(frames), max_frames=6)
+    assert len(tracks)
+    assert {len(track["masks"]) for track in tracks} == {frames}
+    assert max(call["pixel_values_videos"].shape[1] for call in calls) <= 6
+    assert any(track["masks"][-1] is not None for track in tracks)
+    ids = [track["track_id"] for track in tracks]
+    assert sorted(ids) == list(range(1, len(tracks) + 1))
+
+
+def test_one_frame_at_a_time(segmenter):
+    tracks = segmenter(moving_square(3), max_frames=1)
+    assert {len(track["masks"]) for track in tracks} == {3}
+
+
+def test_a_long_file_is_read_as_it_is_needed(segmenter, tmp_path, monkeypatch):
+    path = write_mp4(tmp_path / "long.mp4", frames=20)
+    decoded, at_call = [], []
+    picture, forward = video_io._picture, segmenter.model.forward
+    monkeypatch.setattr(video_io, "_picture", lambda frame: decoded.append(0) or picture(frame))
+
+    def spy(**inputs):
+        at_call.append(len(decoded))
+        return forward(**inputs)
+
+    monkeypatch.setattr(segmenter.model, "forward", spy)
+    assert len(segmenter(path, max_frames=6)[0]["masks"]) == 20
+    # Clips start every 5 frames; one frame is read ahead to know whether a clip is the last.
+    assert at_call == [7, 12, 17, 20]
+
+
+def test_clips_of_a_long_video_share_batches(segmenter, calls):
+    video = moving_square(16)
+    expected = segmenter(video, max_frames=6)
+    calls.clear()
+    assert_same(segmenter(video, max_frames=6, batch_size=2), expected)
+    assert [len(call["pixel_values_videos"]) for call in calls] == [2, 1]
+
+
+def drawn(score: float, *frames: str, label: int = 0) -> VideoInstances:
+    """One instance on frames of one row of pixels."""
+    masks = [encode_mask(np.array([[pixel == "#" for pixel in frame]])) for frame in frames]
+    return VideoInstances(
+        scores=[score],
+        labels=[label],
+        track_ids=[9],
+        masks=[masks],
+        boxes=None,
+        size=(1, len(frames[0])),
+        num_frames=len(frames),
+        id2label={0: "cat", 1: "dog"},
+    )
+
+
+def test_a_weak_clip_does_not_cut_a_track():
+    clips = [(0, drawn(0.9, "##..", "##..")), (1, drawn(0.1, "##..", ".##.")), (2, drawn(0.8, ".##.", "..##"))]
+    joined = join_clips(clips, threshold=0.5)
+    assert len(joined) == 1
+    assert joined.scores[0] == pytest.approx(0.6)
+    assert ["".join(".#"[pixel] for pixel in joined.decode(frame)[0, 0].astype(int)) for frame in range(4)] == [
+        "##..",
+        "##..",
+        ".##.",
+        "..##",
+    ]
+    assert len(join_clips(clips, threshold=0.7)) == 0
+
+
+def test_ids_of_a_long_video_have_no_gaps():
+    clips = [
+        (0, drawn(0.1, "#...", "#...")),
+        (1, drawn(0.6, "...#", "...#")),
+        (2, drawn(0.9, ".#..", ".#..", label=1)),
+    ]
+    joined = join_clips(clips, threshold=0.5)
+    assert joined.track_ids.tolist() == [2, 1]
+    assert [joined.label_name(label) for label in joined.labels] == ["dog", "cat"]
+
+
+def test_clips_of_a_long_video_keep_weak_instances(segmenter, monkeypatch):
+    thresholds = []
+    processor = segmenter.video_processor
+    post_process = processor.post_process_video_instance_segmentation
+
+    def spy(*arguments, threshold, **others):
+        thresholds.append(threshold)
+        return post_process(*arguments, threshold=threshold, **others)
+
+    monkeypatch.setattr(processor, "post_process_video_instance_segmentation", spy, raising=False)
+    segmenter(moving_square(3), threshold=0.4)
+    segmenter(moving_square(8), threshold=0.4, max_frames=6)
+    segmenter(moving_square(8), threshold=0.01, max_frames=6)
+    assert thresholds == [0.4, 0.05, 0.05, 0.01, 0.01]
+
+
+class Bar:
+    """A progress bar that shows nothing and remembers everything; like the real one it may be switched off."""
+
+    made: list["Bar"] = []
+
+    def __init__(self, **options):
+        self.options, self.updates, self.closed = options, [], False
+        self.made.append(self)
+
+    def update(self, count):
+        self.updates.append(count)
+
+    def close(self):
+        self.closed = True
+
+
+def test_progress_bar_for_long_videos_only(segmenter, monkeypatch):
+    monkeypatch.setattr(Bar, "made", [])
+    monkeypatch.setattr(pipelines.logging, "tqdm", Bar)
+    segmenter(moving_square(6), max_frames=6)
+    assert Bar.made == []
+    segmenter(moving_square(14), max_frames=6)
+    [bar] = Bar.made
+    assert (bar.options["total"], bar.updates, bar.closed) == (14, [6, 5, 3], True)
+    segmenter([moving_square(7), moving_square(2), moving_square(8)], max_frames=6, batch_size=3)
+    assert [sum(bar.updates) for bar in Bar.made] == [14, 7, 8]
+    assert all(bar.closed for bar in Bar.made)
+
+
+def test_progress_bar_can_be_switched_off(segmenter, capsys):
+    disable_progress_bar()
+    try:
+        assert segmenter(moving_square(8), max_frames=6)
+    finally:
+        enable_progress_bar()
+    assert capsys.readouterr().err == ""
+
+
+def test_threshold_and_top_k(segmenter):
+    everything = segmenter(moving_square(2))
+    threshold = everything[1]["score"]
+    assert_same(segmenter(moving_square(2), threshold=threshold), everything[:2])
+    assert_same(segmenter(moving_square(2), top_k=1), everything[:1])
+    assert segmenter(moving_square(2), threshold=1.0) == []
+
+
+def test_default_threshold(checkpoint):
+    tracks = pipeline(TASK, model=str(checkpoint), device="cpu")(moving_square(2))
+    assert all(track["score"] >= 0.3 for track in tracks)
+
+
+def test_instances(segmenter, tmp_path):
+    path = write_mp4(tmp_path / "clip.mp4", fps=10)
+    instances = segmenter(path, return_instances=True)
+    assert isinstance(instances, VideoInstances)
+    assert (instances.fps, instances.num_frames, instances.size) == (10, 5, (48, 64))
+    assert instances.id2label == {0: "disk", 1: "star", 2: "ring"}
+    assert_same(instances.to_list(), segmenter(path))
+    assert segmenter(path, return_instances=True, max_frames=2).fps == 10
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_a_bad_video_does_not_cost_the_others(segmenter, tmp_path, warnings, batch_size):
+    (tmp_path / "text.mp4").write_text("no video")
+    good = moving_square(8)
+    videos = [
+        good,
+        "nowhere.mp4",
+        tmp_path / "text.mp4",
+        np.zeros((8, 8, 3)),
+        np.full((2, 8, 8, 3), np.nan),
+        None,
+        good,
+    ]
+    results = segmenter(videos, batch_size=batch_size, max_frames=6)
+    expected = segmenter(good, max_frames=6)
+    assert_same(results[0], expected)
+    assert results[1:6] == [None] * 5
+    assert_same(results[6], expected)
+    assert len(warnings) == 5
+    assert "nowhere.mp4 is skipped, its result is None" in warnings[0]
+
+
+def test_on_error(segmenter, warnings):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4 does not exist"):
+        segmenter("nowhere.mp4")
+    with pytest.raises(FileNotFoundError):
+        segmenter([moving_square(2), "nowhere.mp4"], on_error="raise")
+    assert warnings == []
+    assert segmenter("nowhere.mp4", on_error="skip") is None
+    assert list(segmenter(path for path in ["nowhere.mp4"])) == [None]
+
+
+def test_on_error_of_the_pipeline(checkpoint, warnings):
+    strict = pipeline(TASK, model=str(checkpoint), device="cpu", on_error="raise")
+    with pytest.raises(FileNotFoundError):
+        strict(["nowhere.mp4"])
+    assert pipeline(TASK, model=str(checkpoint), device="cpu", on_error="skip")("nowhere.mp4") is None
+
+
+def test_a_damaged_file_is_used_up_to_the_damage(segmenter, tmp_path, warnings):
+    path = tmp_path / "clip.mp4"
+    with VideoWriter(path) as writer:
+        for frame in np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8):
+            writer.write(frame)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + len(content) // 4] = bytes(len(content) // 4)
+    path.write_bytes(content)
+    tracks = segmenter(path)
+    assert 1 < len(tracks[0]["masks"]) < 40
+    assert "breaks off" in warnings[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"threshold": 1.5}, "threshold is 1.5; expected a score from 0 to 1"),
+        ({"mask_threshold": 0.0}, "mask_threshold is 0.0; expected a probability"),
+        ({"top_k": 0}, "top_k is 0; expected at least 1"),
+        ({"max_frames": 0}, "max_frames is 0; expected at least 1"),
+        ({"on_error": "ignore"}, "on_error is 'ignore'; expected 'raise' or 'skip'"),
+    ],
+)
+def test_arguments_out_of_range(segmenter, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        segmenter(moving_square(1), **arguments)
+
+
+def test_an_empty_list_is_an_error(segmenter):
+    with pytest.raises(ValueError, match="list of videos is empty"):
+        segmenter([])
+
+
+def test_save_and_load(segmenter, tmp_path):
+    segmenter.model.config.custom_pipelines = {TASK: {"impl": "elsewhere.Pipeline", "pt": ["AutoModel"]}}
+    segmenter.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert "custom_pipelines" not in config
+    assert not list(tmp_path.glob("*.py"))
+    loaded = pipeline(TASK, model=str(tmp_path), device="cpu", threshold=0.0)
+    assert loaded.video_processor.size["shortest_edge"] == 32
+    assert_same(loaded(moving_square(3)), segmenter(moving_square(3)))
+
+
+def test_seqformer_in_bfloat16(tmp_path):
+    values = {name: value for name, value in tiny_model().config.to_diff_dict().items() if name != "model_type"}
+    values.update(encoder_temporal_attention=False, decoder_temporal_attention=False)
+    config = SeqFormerConfig(**values)
+    SeqFormerForVideoInstanceSegmentation(config).save_pretrained(tmp_path)
+    small_processor().save_pretrained(tmp_path)
+    segmenter = pipeline(TASK, model=str(tmp_path), device="cpu", dtype="bfloat16", threshold=0.0)
+    assert segmenter.model.dtype == torch.bfloat16
+    assert all(len(track["masks"]) == 2 for track in segmenter(moving_square(2)))
+
+
+def test_import_is_light():
+    heavy = ["timm", "av", "supervision", "matplotlib", "datasets", "cv2", "transformers_msstsvis.visualization"]
+    code = f"import sys, transformers_msstsvis; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_every_public_name_exists():
+    import transformers_msstsvis
+
+    for name in transformers_msstsvis.__all__:
+        assert getattr(transformers_msstsvis, name) is not None
+    assert set(transformers_msstsvis.__all__) <= set(dir(transformers_msstsvis))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        transformers_msstsvis.nothing  # noqa: B018

@@ -1,0 +1,125 @@
+"""Training and evaluating from the command line, on a tiny model: the scripts, not the result."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from tests.tiny import tiny_config, tiny_model
+from transformers_msstsvis import AutoModelForVideoInstanceSegmentation, MsstsVisForVideoInstanceSegmentation
+from transformers_msstsvis.data.clips import ClipCollator, VideoClips
+from transformers_msstsvis.data.synthetic import make_synthetic
+from transformers_msstsvis.training import VisTrainer
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory):
+    sizes = {"height": 64, "width": 64, "min_frames": 4, "max_frames": 6, "min_objects": 1, "max_objects": 2}
+    return make_synthetic(tmp_path_factory.mktemp("synthetic"), seed=3, num_videos=6, **sizes)
+
+
+def trainer(annotations, folder, steps, **arguments):
+    torch.manual_seed(0)
+    clips = VideoClips(annotations, num_frames=2)
+    labels = {"id2label": clips.id2label, "label2id": {name: index for index, name in clips.id2label.items()}}
+    settings = {
+        "output_dir": str(folder),
+        "max_steps": steps,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-3,
+        "use_cpu": True,
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "save_steps": 2,
+        "logging_steps": 2,
+        "seed": 0,
+    }
+    return VisTrainer(
+        model=MsstsVisForVideoInstanceSegmentation(tiny_config(**labels)),
+        args=TrainingArguments(**{**settings, **arguments}),
+        train_dataset=clips,
+        data_collator=ClipCollator(),
+    )
+
+
+def test_parameter_groups(annotations, tmp_path):
+    optimizer = trainer(annotations, tmp_path, 2).create_optimizer()
+    sizes = {group["lr"]: len(group["params"]) for group in optimizer.param_groups}
+    assert len(optimizer.param_groups) == 2  # backbone and sampling share one factor by default
+    assert set(sizes) == {1e-3, 1e-4}
+
+
+def test_loss_terms_are_logged(annotations, tmp_path):
+    run = trainer(annotations, tmp_path, 2)
+    run.train()
+    logged = [entry for entry in run.state.log_history if "loss" in entry][0]
+    assert {"loss_ce", "loss_bbox", "loss_giou", "loss_mask", "loss_dice"} <= set(logged)
+
+
+def test_resuming_gives_the_parameters_of_an_uninterrupted_run(annotations, tmp_path):
+    # a constant rate, so that the first part does not decay to its own end
+    trainer(annotations, tmp_path / "parts", 2, lr_scheduler_type="constant").train()
+    whole = trainer(annotations, tmp_path / "whole", 4, lr_scheduler_type="constant")
+    whole.train()
+    resumed = trainer(annotations, tmp_path / "parts", 4, lr_scheduler_type="constant")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-2"))
+    for (name, a), b in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def run(script, *arguments):
+    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_train_script_with_a_recipe_then_evaluate_script(annotations, tmp_path):
+    recipe = json.loads((SCRIPTS / "configs" / "synthetic-cpu.json").read_text())
+    recipe["model_config"] |= {"d_model": 64, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    recipe["model_config"] |= {"encoder_layers": 1, "decoder_layers": 1, "num_queries": 5}
+    recipe |= {"max_steps": 2, "save_steps": 2, "dataloader_num_workers": 0, "per_device_train_batch_size": 2}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    out = tmp_path / "out"
+    done = run("train.py", "--config", tmp_path / "recipe.json", "--dataset", annotations, "--output_dir", out)
+    assert done.returncode == 0, done.stderr[-2000:]
+    model = AutoModelForVideoInstanceSegmentation.from_pretrained(out)
+    assert model.config.id2label[0] == "disk"
+
+    done = run("evaluate.py", "--model", out, "--dataset", annotations, "--output", tmp_path / "results.json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split()[:3] == ["AP", "AP50", "AP75"]
+    again = run("evaluate.py", "--results", tmp_path / "results.json", "--dataset", annotations)
+    assert again.stdout == done.stdout
+
+
+def test_evaluate_script_on_the_ground_truth_itself(annotations, tmp_path):
+    dataset = json.loads(annotations.read_text())
+    results = [{**a, "score": 1.0} for a in dataset["annotations"]]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    done = run("evaluate.py", "--results", tmp_path / "results.json", "--dataset", annotations)
+    assert done.stdout.splitlines()[1].split()[:3] == ["100.0", "100.0", "100.0"]
+
+
+def test_evaluate_script_survives_a_missing_frame(annotations, tmp_path):
+    dataset = json.loads(annotations.read_text())
+    dataset["videos"][0]["file_names"][0] = "missing/00000.jpg"
+    broken = annotations.with_name("broken.json")
+    broken.write_text(json.dumps(dataset))
+    tiny_model().save_pretrained(tmp_path)
+    from transformers_msstsvis import MsstsVisVideoProcessor
+
+    MsstsVisVideoProcessor(size={"shortest_edge": 64, "longest_edge": 64}).save_pretrained(tmp_path)
+    done = run("evaluate.py", "--model", tmp_path, "--dataset", broken)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "is skipped, 1 frames are missing" in done.stderr
+
+
+def test_evaluate_script_without_a_dataset(tmp_path):
+    done = run("evaluate.py", "--dataset", tmp_path / "nothing.json")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no annotation file at")
