@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Convert a published checkpoint to this package.
 
-    python scripts/convert_checkpoint.py --system seqformer --checkpoint r50.pth --output seqformer-r50
+python scripts/convert_checkpoint.py --system seqformer --checkpoint r50.pth --output seqformer-r50
 """
 
 import argparse

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Official YouTube-VIS numbers, offline, of a checkpoint or of a results file.
 
-    python scripts/evaluate.py --model DIR --dataset annotations.json [--output results.json]
-    python scripts/evaluate.py --results results.json --dataset annotations.json
+python scripts/evaluate.py --model DIR --dataset annotations.json [--output results.json]
+python scripts/evaluate.py --results results.json --dataset annotations.json
 """
 
 import argparse

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train a model for video instance segmentation on a YouTube-VIS annotation file.
 
-    python scripts/train.py --config scripts/configs/synthetic-cpu.json --dataset data/annotations.json --output_dir out
+    python scripts/train.py --config scripts/configs/synthetic-cpu.json --dataset annotations.json --output_dir out
 
 Every argument of transformers' TrainingArguments is a flag as well; flags override the recipe given with --config.
 """
@@ -21,9 +21,13 @@ from transformers_msstsvis.training import VisTrainer
 @dataclass
 class Arguments:
     dataset: str = field(metadata={"help": "YouTube-VIS annotation file with the training videos."})
-    frames_dir: str | None = field(default=None, metadata={"help": "Folder of the frames; JPEGImages beside the file."})
+    frames_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the frames; JPEGImages beside the file."}
+    )
     model: str | None = field(default=None, metadata={"help": "Checkpoint to start from; from scratch when left out."})
-    model_config: str | None = field(default=None, metadata={"help": "JSON object of configuration arguments; with --model, what to change."})
+    model_config: str | None = field(
+        default=None, metadata={"help": "JSON object of configuration arguments; with --model, what to change."}
+    )
     num_frames: int = field(default=5, metadata={"help": "Frames of a clip."})
     flip: bool = field(default=True, metadata={"help": "Mirror half of the clips."})
     backbone_lr_scale: float = field(default=0.1, metadata={"help": "Backbone learning rate relative to the others."})

@@ -58,7 +58,7 @@ def test_parameter_groups(annotations, tmp_path):
 def test_loss_terms_are_logged(annotations, tmp_path):
     run = trainer(annotations, tmp_path, 2)
     run.train()
-    logged = [entry for entry in run.state.log_history if "loss" in entry][0]
+    logged = next(entry for entry in run.state.log_history if "loss" in entry)
     assert {"loss_ce", "loss_bbox", "loss_giou", "loss_mask", "loss_dice"} <= set(logged)
 
 

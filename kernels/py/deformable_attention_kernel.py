@@ -1,7 +1,7 @@
 """Registers multi-scale deformable attention with torch.library, and loads its compiled kernels on first use.
 
 The schemas, the shapes for tracing and the gradient are defined here, the kernels in `csrc/`.
-Letters as in `transformers_msstsvis.ops.deformable_attention`.
+Letters as in `transformers_msstsvis.ops.multi_scale_deformable_attention`.
 """
 
 from __future__ import annotations

@@ -76,7 +76,11 @@ def format_table(numbers: dict[str, Any], names: dict[Any, str]) -> str:
         return "-" if value < 0 else f"{100 * value:.1f}"
 
     overall = {key: value for key, value in numbers.items() if isinstance(value, float)}
-    lines = [" ".join(f"{key:>6}" for key in overall), " ".join(f"{percent(value):>6}" for value in overall.values()), ""]
+    lines = [
+        " ".join(f"{key:>6}" for key in overall),
+        " ".join(f"{percent(value):>6}" for value in overall.values()),
+        "",
+    ]
     width = max(len(name) for name in names.values())
     lines.append(f"{'category':<{width}}     AP   AP50   AP75")
     for category, values in numbers["per_category"].items():

@@ -11,12 +11,14 @@ SLOW_MODULES = ("sampling_offsets", "reference_points")
 
 class VisTrainer(Trainer):
     """
-    [`~transformers.Trainer`] for video instance segmentation: the published parameter groups and every loss term logged.
+    [`~transformers.Trainer`] for video instance segmentation: the published parameter groups and every loss term
+    logged.
 
     Args:
         backbone_lr_scale: learning rate of the backbone relative to the others'. Published: 0.1, with a pretrained
             backbone; 1 to train from scratch.
-        sampling_lr_scale: learning rate of sampling offsets and reference points relative to the others'. Published: 0.1.
+        sampling_lr_scale: learning rate of sampling offsets and reference points relative to the others'. Published:
+            0.1.
         args, kwargs: of [`~transformers.Trainer`].
     """
 
@@ -37,7 +39,11 @@ class VisTrainer(Trainer):
             optimizer_class, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(
                 [
-                    {"params": parameters, "lr": self.args.learning_rate * scale, "weight_decay": self.args.weight_decay}
+                    {
+                        "params": parameters,
+                        "lr": self.args.learning_rate * scale,
+                        "weight_decay": self.args.weight_decay,
+                    }
                     for scale, parameters in groups.items()
                 ],
                 **kwargs,

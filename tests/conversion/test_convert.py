@@ -149,6 +149,8 @@ def test_script_writes_a_folder_that_loads(tmp_path, published):
     model = AutoModelForVideoInstanceSegmentation.from_pretrained(tmp_path / "out")
     assert torch.equal(model.class_embed[0].weight, published["detr.class_embed.0.weight"])
 
-    run = subprocess.run([sys.executable, SCRIPT, *arguments[:3], tmp_path / "none.pth", *arguments[4:]], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, SCRIPT, *arguments[:3], tmp_path / "none.pth", *arguments[4:]], capture_output=True, text=True
+    )
     assert run.returncode == 1
     assert run.stderr.startswith("error: no checkpoint at")

@@ -116,7 +116,7 @@ def test_missing_files_and_labels(annotations, tmp_path):
         VideoClips(tmp_path / "nothing.json")
     lonely = tmp_path / "annotations.json"
     lonely.write_text(annotations.read_text())
-    with pytest.raises(FileNotFoundError, match="no frames folder at .* pass frames_dir"):
+    with pytest.raises(FileNotFoundError, match=r"no frames folder at .* pass frames_dir"):
         VideoClips(lonely)
     clips = VideoClips(lonely, frames_dir=tmp_path)
     with pytest.raises(FileNotFoundError, match=r"frame .*png is missing"):

@@ -30,7 +30,9 @@ def test_against_one_network_per_instance():
 
 
 def test_no_instances():
-    masks = dynamic_masks(torch.randn(1, 2, 4, 3, 3), torch.zeros(1, 0, num_dynamic_parameters(4, 8, 3)), torch.zeros(1, 2, 0, 2), 8, 3)
+    masks = dynamic_masks(
+        torch.randn(1, 2, 4, 3, 3), torch.zeros(1, 0, num_dynamic_parameters(4, 8, 3)), torch.zeros(1, 2, 0, 2), 8, 3
+    )
     assert masks.shape == (1, 0, 2, 6, 6)
 
 

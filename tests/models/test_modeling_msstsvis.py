@@ -124,7 +124,10 @@ def test_padding_in_time_changes_neither_loss_nor_matches(model):
 
 
 def test_padded_in_space_equals_the_same_padding_alone(model):
-    """A small video gives the same, whatever else is in its batch; what stands in the padding reaches only the borders."""
+    """
+    A small video gives the same, whatever else is in its batch; what stands in the padding reaches only the
+    borders.
+    """
     mask = torch.zeros(2, 2, H, W, dtype=torch.int64)
     mask[0, :, :32, :40], mask[1] = 1, 1
     videos = video(2, 2) * mask[:, :, None]
@@ -135,7 +138,10 @@ def test_padded_in_space_equals_the_same_padding_alone(model):
 
 
 def test_attention_ignores_padding_in_space():
-    """The backbone sees a border of padding, attention none of it: features of padded places don't reach the queries."""
+    """
+    The backbone sees a border of padding, attention none of it: features of padded places don't reach the
+    queries.
+    """
     config = tiny_config()
     model = random_model(MsstsVisModel, config)
     features = torch.randn(1, 2, 20, config.d_model)
@@ -163,7 +169,9 @@ def test_mask_top_k_gives_the_masks_of_the_best_queries(model):
 def test_every_trainable_parameter_receives_a_gradient(model):
     model.train()
     model(video(1, 2), labels=[labels(3, 2)]).loss.backward()
-    without = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    without = [
+        name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())
+    ]
     # a bias of keys shifts all scores of a query alike, so softmax is blind to it
     assert [name for name in without if not name.endswith("k_proj.bias")] == []
 
@@ -203,7 +211,10 @@ def test_untrained_msstsvis_equals_its_trunk():
 
 @pytest.mark.parametrize("flag", ["encoder_temporal_attention", "decoder_temporal_attention"])
 def test_temporal_attention_lets_frames_see_each_other(flag):
-    """What the encoder and the box queries compute for frame 0 depends on frame 1 only through a temporal attention."""
+    """
+    What the encoder and the box queries compute for frame 0 depends on frame 1 only through a temporal
+    attention.
+    """
     off = {"encoder_temporal_attention": False, "decoder_temporal_attention": False, "decoder_layers": 2}
     trunk = random_model(MsstsVisModel, tiny_config(**off))
     model = random_model(MsstsVisModel, tiny_config(**{**off, flag: True}))

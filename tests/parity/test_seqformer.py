@@ -86,6 +86,4 @@ def test_losses_matches_and_gradients(case):
     for index, layer in enumerate(layers):
         matches = match_instances(layer["logits"], layer["pred_boxes"], batch["labels"], real, model.config)
         for video, (query, instance) in enumerate(matches):
-            np.testing.assert_array_equal(
-                torch.stack((query, instance)), expected[f"match_layer{index}_video{video}"]
-            )
+            np.testing.assert_array_equal(torch.stack((query, instance)), expected[f"match_layer{index}_video{video}"])

@@ -1,7 +1,7 @@
 """Published checkpoints to models of this package.
 
-Every system has one key map: an ordered list of rules from published parameter names to ours. What a checkpoint holds beyond
-the map is an error; what is dropped on purpose is listed with the reason.
+Every system has one key map: an ordered list of rules from published parameter names to ours. What a checkpoint holds
+beyond the map is an error; what is dropped on purpose is listed with the reason.
 """
 
 import pickle
@@ -71,8 +71,8 @@ def read_checkpoint(path: str | Path) -> dict:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
         raise ValueError(
-            f"{path} can't be read as plain weights ({str(error).splitlines()[0]}); a file that holds more than tensors is not "
-            "opened, because it could run code: save its state dict alone with torch.save on a machine you trust it on"
+            f"{path} can't be read as plain weights ({str(error).splitlines()[0]}); a file that holds more than "
+            "tensors is not opened, because it could run code: save its state dict alone, where you trust it"
         ) from error
 
 
@@ -80,7 +80,8 @@ def convert_checkpoint(system: str, checkpoint: str | Path, output: str | Path, 
     """
     Convert a published file and write safetensors, configuration and video processor to the folder `output`.
 
-    `system` and `hints` are those of [`convert_state_dict`], which also says what is raised; [`read_checkpoint`] reads.
+    `system` and `hints` are those of [`convert_state_dict`], and so are the errors; the file is read by
+    [`read_checkpoint`].
     """
     from ..models.msstsvis.video_processing_msstsvis import MsstsVisVideoProcessor
 
@@ -138,7 +139,8 @@ def convert_state_dict(system: str, state_dict: Mapping, **hints) -> PreTrainedM
     for key, value in converted.items():
         if tuple(value.shape) != tuple(expected[key].shape):
             raise ValueError(
-                f"{key} has shape {tuple(value.shape)} in the checkpoint; the model expects {tuple(expected[key].shape)}"
+                f"{key} has shape {tuple(value.shape)} in the checkpoint; "
+                f"the model expects {tuple(expected[key].shape)}"
             )
     report.missing = sorted(
         key for key in expected if key not in converted and not key.endswith(("num_batches_tracked", "_index"))
@@ -173,7 +175,7 @@ def _rename(published: dict, key_map: KeyMap, model: PreTrainedModel, system: st
                 converted[pattern.sub(part, new)] = chunk
     if unknown:
         raise ValueError(
-            f"{len(unknown)} keys of the checkpoint are unknown to {system!r}, e.g. {unknown[:5]}; expected a published "
-            f"{system} checkpoint"
+            f"{len(unknown)} keys of the checkpoint are unknown to {system!r}, e.g. {unknown[:5]}; expected a "
+            f"published {system} checkpoint"
         )
     return converted, report

@@ -26,7 +26,12 @@ def _count(state_dict: dict, pattern: str) -> int:
 
 def infer_config(state_dict: dict, config_class: type, **hints):
     """Architecture of a published checkpoint, from its names and shapes."""
-    needed = ("detr.query_embed.weight", "detr.transformer.level_embed", "detr.class_embed.0.weight", "mask_head.lay2.weight")
+    needed = (
+        "detr.query_embed.weight",
+        "detr.transformer.level_embed",
+        "detr.class_embed.0.weight",
+        "mask_head.lay2.weight",
+    )
     missing = [key for key in needed if key not in state_dict]
     if missing:
         raise ValueError(f"the checkpoint lacks {missing}; expected the keys of a SeqFormer or MS-STS VIS release")
@@ -82,8 +87,16 @@ def infer_backbone(state_dict: dict) -> dict:
     width, per_group = body["layer1.0.conv2.weight"].shape[:2]
     if width != per_group:  # grouped: ResNeXt, which is timm's
         if depths != (3, 4, 23, 3) or (width, per_group) != (256, 4):
-            raise ValueError(f"a ResNeXt of depths {depths} and {width // per_group} groups; expected ResNeXt-101 64x4d")
-        return {"backbone_config": {"model_type": "timm_backbone", "backbone": "resnext101_64x4d", "out_indices": [2, 3, 4]}}
+            raise ValueError(
+                f"a ResNeXt of depths {depths} and {width // per_group} groups; expected ResNeXt-101 64x4d"
+            )
+        return {
+            "backbone_config": {
+                "model_type": "timm_backbone",
+                "backbone": "resnext101_64x4d",
+                "out_indices": [2, 3, 4],
+            }
+        }
     if depths not in RESNET_DEPTHS:
         raise ValueError(f"a ResNet of depths {depths}; expected one of {RESNET_DEPTHS}")
     stages = ["stage2", "stage3", "stage4"]

@@ -41,8 +41,8 @@ def masks_to_boxes(masks: torch.Tensor) -> torch.Tensor:
 
 def sample_frames(length: int, num_frames: int, rng: np.random.Generator) -> np.ndarray:
     """
-    `num_frames` sorted frame indices, drawn from a window of random length and place, so that a model sees near frames and
-    far ones. Videos shorter than the clip repeat frames.
+    `num_frames` sorted frame indices, drawn from a window of random length and place, so that a model sees near frames
+    and far ones. Videos shorter than the clip repeat frames.
     """
     if length < num_frames:
         return np.sort(rng.choice(length, num_frames, replace=True))
@@ -55,8 +55,8 @@ class VideoClips(torch.utils.data.Dataset):
     """
     Random clips of the videos of a YouTube-VIS annotation file.
 
-    An item is `{"frames": (T, 3, H, W) uint8, "labels": {class_labels, boxes, masks, valid}, "video_id"}`; the same index
-    gives the same clip in the same epoch. Instances that no frame of the clip shows are left out.
+    An item is `{"frames": (T, 3, H, W) uint8, "labels": {class_labels, boxes, masks, valid}, "video_id"}`; the same
+    index gives the same clip in the same epoch. Instances that no frame of the clip shows are left out.
 
     Args:
         annotations: path of a YouTube-VIS JSON file.

@@ -62,7 +62,8 @@ class VisSelfAttention(nn.Module):
         Args:
             hidden_states: `(N, S, C)`.
             position_embeddings: broadcastable to `(N, S, C)`.
-            attention_mask: additive, broadcastable to `(N, M, S, S)`; the smallest number of its dtype = do not attend.
+            attention_mask: additive, broadcastable to `(N, M, S, S)`; the smallest number of its dtype
+                hides a token.
 
         Returns:
             `(N, S, hidden_size)` and, from the eager implementation, weights `(N, M, S, S)`.

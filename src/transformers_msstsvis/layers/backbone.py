@@ -27,9 +27,9 @@ class VisBackbone(nn.Module):
         self.channels = list(self.model.channels)
         if len(self.channels) != len(STRIDES):
             raise ValueError(
-                f"the backbone {config.backbone_config.model_type!r} returns {len(self.channels)} feature maps; expected "
-                f'3, of strides {STRIDES}: set out_features (e.g. ["stage2", "stage3", "stage4"]) or out_indices in '
-                "backbone_config"
+                f"the backbone {config.backbone_config.model_type!r} returns {len(self.channels)} feature maps; "
+                f'expected 3, of strides {STRIDES}: set out_features (e.g. ["stage2", "stage3", "stage4"]) or '
+                "out_indices in backbone_config"
             )
         if config.freeze_batch_norm:
             from timm.layers import freeze_batch_norm_2d  # importing timm takes seconds

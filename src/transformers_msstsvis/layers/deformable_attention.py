@@ -6,7 +6,7 @@ Letters: N frames, Q queries, S pixels over all L levels, C channels, M heads, P
 import torch
 from torch import nn
 
-from ..ops.deformable_attention import multi_scale_deformable_attention
+from ..ops.multi_scale_deformable_attention import multi_scale_deformable_attention
 
 
 class DeformableAttention(nn.Module):

@@ -4,6 +4,8 @@ Letters: B videos, T frames, K instances, C channels, h w stride-8 pixels.
 Source: CondInst (dynamic convolutions, relative coordinates, aligned upsampling); SeqFormer (its use on video).
 """
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -39,7 +41,7 @@ def num_dynamic_parameters(feature_channels: int, channels: int, num_layers: int
 
 def _layer_sizes(feature_channels: int, channels: int, num_layers: int) -> list[tuple[int, int]]:
     sizes = [feature_channels + 2] + [channels] * (num_layers - 1) + [1]
-    return list(zip(sizes, sizes[1:], strict=False))
+    return list(pairwise(sizes))
 
 
 @torch.autocast("cpu", enabled=False)

@@ -1,5 +1,7 @@
 """Feed-forward blocks."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
@@ -27,7 +29,7 @@ class MLP(nn.Module):
     def __init__(self, input_size: int, hidden_size: int, output_size: int, num_layers: int):
         super().__init__()
         sizes = [input_size] + [hidden_size] * (num_layers - 1) + [output_size]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         for layer in self.layers[:-1]:

@@ -20,7 +20,8 @@ def sine_position_embedding(pixel_mask: torch.Tensor, channels: int) -> torch.Te
     """
     Position embedding of every place of a feature map, the first half of the channels for y, the second for x.
 
-    Places count from 0.5 at the first real pixel to the number of real pixels, scaled to `[0, 2 pi]` (Deformable DETR).
+    Places count from 0.5 at the first real pixel to the number of real pixels, scaled to `[0, 2 pi]` (Deformable
+    DETR).
 
     Args:
         pixel_mask: `(N, H, W)` bool, True = real pixel.

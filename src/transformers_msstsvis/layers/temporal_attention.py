@@ -1,8 +1,8 @@
 """Attention over the frames of a video.
 
-`MultiScaleTemporalAttention` is the multi-scale spatio-temporal split (MS-STS) module, built from the architecture figure
-of the MS-STS VIS paper (ECCV 2022); the published code has no counterpart. `FrameAttention` is its innermost step and,
-at full width, the decoder's attention of one instance over frames.
+`MultiScaleTemporalAttention` is the multi-scale spatio-temporal split (MS-STS) module, built from the architecture
+figure of the MS-STS VIS paper (ECCV 2022); the published code has no counterpart. `FrameAttention` is its innermost
+step and, at full width, the decoder's attention of one instance over frames.
 
 Letters: B videos, T frames, Q queries, S pixels over all L levels, C channels, F bottleneck channels.
 """
@@ -31,7 +31,9 @@ def frame_attention_mask(frame_mask: torch.Tensor, repeats: int, dtype: torch.dt
 
 class FrameAttention(nn.Module):
     """
-    Self-attention over T of whatever stands at the same index of dimension 2: `(B, T, S, C) -> (B, T, S, hidden_size)`.
+    Self-attention over T of whatever stands at the same index of dimension 2.
+
+    `(B, T, S, C) -> (B, T, S, hidden_size)`.
 
     All S little attentions are one batched call.
     """
@@ -71,8 +73,8 @@ class IntraScaleAttention(nn.Module):
 
 class InterScaleAttention(nn.Module):
     """
-    A level and its coarser neighbour, brought to one size: two linears, concatenation, norm, attention over the frames,
-    dropout, norm, feed-forward: twice `(B, T, S_l, F) -> (B, T, S_l, F)`.
+    A level and its coarser neighbour, brought to one size: two linears, concatenation, norm, attention over
+    the frames, dropout, norm, feed-forward: twice `(B, T, S_l, F) -> (B, T, S_l, F)`.
     """
 
     def __init__(self, config):

@@ -4,7 +4,6 @@ Letters: B videos, T frames, Q queries, K labels, n instances of a video.
 """
 
 import torch
-from torch.nn import functional as F
 from transformers.image_transforms import center_to_corners_format
 
 
@@ -40,8 +39,8 @@ def match_instances(
     """
     Cheapest one-to-one assignment of queries to instances, video by video.
 
-    The cost is `class_cost` focal + `bbox_cost` distance + `giou_cost` (negative generalised IoU, mean over frames). The
-    box distance is the Euclidean norm over all frames and coordinates, as in the published code.
+    The cost is `class_cost` focal + `bbox_cost` distance + `giou_cost` (negative generalised IoU, mean over frames).
+    The box distance is the Euclidean norm over all frames and coordinates, as in the published code.
 
     Args:
         logits: `(B, Q, K)`.
@@ -89,14 +88,14 @@ def check_labels(labels: list[dict], video_shape: torch.Size, num_labels: int) -
         for key, shape in (("boxes", (n, T, 4)), ("masks", (n, T, H, W))):
             if tuple(target[key].shape) != shape:
                 raise ValueError(
-                    f"labels[{index}][{key!r}] has shape {tuple(target[key].shape)}; expected {shape} for {n} instances in "
-                    f"{T} frames of {H}x{W} pixels: pad labels together with their video"
+                    f"labels[{index}][{key!r}] has shape {tuple(target[key].shape)}; expected {shape} for {n} "
+                    f"instances in {T} frames of {H}x{W} pixels: pad labels together with their video"
                 )
         classes = target["class_labels"]
         if n and not (0 <= int(classes.min()) and int(classes.max()) < num_labels):
             raise ValueError(
-                f"labels[{index}]['class_labels'] reach from {int(classes.min())} to {int(classes.max())}; expected 0 to "
-                f"{num_labels - 1}: map dataset category ids to positions, or set id2label for all classes"
+                f"labels[{index}]['class_labels'] reach from {int(classes.min())} to {int(classes.max())}; "
+                f"expected 0 to {num_labels - 1}: map category ids to positions, or name all classes in id2label"
             )
 
 

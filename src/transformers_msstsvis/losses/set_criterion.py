@@ -68,12 +68,15 @@ def sample_mask_targets(masks: torch.Tensor, height: int, width: int) -> torch.T
 @torch.no_grad()
 def class_errors(logits: torch.Tensor, match: list, labels: list[dict]) -> dict[str, torch.Tensor]:
     """
-    Two numbers for the logs, not losses, as published: `class_error`, percent of matched queries whose best class is wrong,
-    and `cardinality_error`, how far the number of queries whose best class is not the last one is from the number of
-    instances, mean over videos. `logits (B, Q, K)`.
+    Two numbers for the logs, not losses, as published: `class_error`, percent of matched queries whose best class is
+    wrong, and `cardinality_error`, how far the number of queries whose best class is not the last one is from the
+    number of instances, mean over videos. `logits (B, Q, K)`.
     """
     best = logits.argmax(-1)
-    hits = [best[video, query] == t["class_labels"][i] for video, ((query, i), t) in enumerate(zip(match, labels, strict=True))]
+    hits = [
+        best[video, query] == t["class_labels"][i]
+        for video, ((query, i), t) in enumerate(zip(match, labels, strict=True))
+    ]
     hits = torch.cat(hits).float()
     counts = (best != logits.shape[-1] - 1).sum(1)
     wanted = counts.new_tensor([len(target["class_labels"]) for target in labels])

@@ -9,8 +9,8 @@ from transformers.models.auto import AutoConfig
 class MsstsVisConfig(PreTrainedConfig):
     r"""
     Configuration of [`MsstsVisModel`] and [`MsstsVisForVideoInstanceSegmentation`]. The defaults are the ResNet-50
-    model of the MS-STS VIS paper (ECCV 2022): 6 encoder and 6 decoder layers, 300 queries. With both temporal attentions
-    off the model is SeqFormer (ECCV 2022), which is also what the published MS-STS VIS code runs.
+    model of the MS-STS VIS paper (ECCV 2022): 6 encoder and 6 decoder layers, 300 queries. With both temporal
+    attentions off the model is SeqFormer (ECCV 2022), which is also what the published MS-STS VIS code runs.
 
     Class names belong in `id2label` and `label2id`; the number of labels is theirs.
 
@@ -137,7 +137,9 @@ class MsstsVisConfig(PreTrainedConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         if self.d_model % 32:
-            raise ValueError(f"d_model is {self.d_model}; expected a multiple of 32, the number of groups of group norm")
+            raise ValueError(
+                f"d_model is {self.d_model}; expected a multiple of 32, the number of groups of group norm"
+            )
         for heads in ("encoder_attention_heads", "decoder_attention_heads"):
             if self.d_model % getattr(self, heads):
                 raise ValueError(

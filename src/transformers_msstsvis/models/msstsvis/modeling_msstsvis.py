@@ -6,7 +6,6 @@ Letters: B videos, T frames, Q queries, L levels, S pixels over all levels, C ch
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -223,8 +222,8 @@ class MsstsVisDecoderLayer(GradientCheckpointingLayer):
         spatial_shapes: list[tuple[int, int]],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        `instance_queries, query_positions (B, Q, C)`, `box_queries (B, T, Q, C)`, `reference_points (B, T, Q, L, 2 or 4)`,
-        `features (B, T, S, C)`, `feature_mask (B, T, S)` to new instance and box queries.
+        `instance_queries, query_positions (B, Q, C)`, `box_queries (B, T, Q, C)`, `reference_points
+        (B, T, Q, L, 2 or 4)`, `features (B, T, S, C)`, `feature_mask (B, T, S)` to new instance and box queries.
         """
         frame_mask = feature_mask.any(-1)  # (B, T)
         box_positions = query_positions[:, None].expand_as(box_queries)
@@ -456,8 +455,8 @@ class MsstsVisModel(MsstsVisPreTrainedModel):
         """
         Args:
             pixel_values_videos: `(B, T, 3, H, W)` normalised RGB frames.
-            pixel_mask: `(B, T, H, W)`, 1 = real pixel. Real pixels start at the top left corner; a frame without any is
-                temporal padding.
+            pixel_mask: `(B, T, H, W)`, 1 = real pixel. Real pixels start at the top left corner; a frame without any
+                is temporal padding.
 
         Raises:
             ValueError: for another rank or other channels than above, or a mask of another size.
@@ -567,8 +566,8 @@ class MsstsVisForVideoInstanceSegmentation(MsstsVisPreTrainedModel):
         Args:
             pixel_values_videos: `(B, T, 3, H, W)` normalised RGB frames.
             pixel_mask: `(B, T, H, W)`, 1 = real pixel; a frame without any is temporal padding.
-            labels: one dict per video: `class_labels (n,)` in `[0, K)`, `boxes (n, T, 4)` cx cy w h in `[0, 1]` of the real
-                pixels (1e-6 where absent), `masks (n, T, H, W)` bool, `valid (n, T)` bool, present in the frame.
+            labels: one dict per video: `class_labels (n,)` in `[0, K)`, `boxes (n, T, 4)` cx cy w h in `[0, 1]` of the
+                real pixels (1e-6 where absent), `masks (n, T, H, W)` bool, `valid (n, T)` bool, present in the frame.
             mask_top_k: compute masks only for the queries of the k best classes.
 
         Raises:
@@ -595,9 +594,7 @@ class MsstsVisForVideoInstanceSegmentation(MsstsVisPreTrainedModel):
             pred_masks=masks,
             mask_query_indices=top_queries,
             frame_sizes=outputs.frame_sizes,
-            auxiliary_outputs=[
-                {"logits": a, "pred_boxes": b} for a, b in zip(logits[:-1], boxes[:-1], strict=True)
-            ],
+            auxiliary_outputs=[{"logits": a, "pred_boxes": b} for a, b in zip(logits[:-1], boxes[:-1], strict=True)],
             last_hidden_state=outputs.last_hidden_state,
             encoder_last_hidden_state=outputs.encoder_last_hidden_state,
             decoder_hidden_states=outputs.decoder_hidden_states,
@@ -608,7 +605,9 @@ class MsstsVisForVideoInstanceSegmentation(MsstsVisPreTrainedModel):
     def predict_mask_features(self, memory: torch.Tensor, spatial_shapes: list[tuple[int, int]]) -> torch.Tensor:
         """Encoder features `(B, T, S, C)` to mask features `(B, T, C/32, h, w)` at stride 8."""
         levels = memory.flatten(0, 1).split([height * width for height, width in spatial_shapes], dim=1)[:3]
-        maps = [level.transpose(1, 2).unflatten(2, shape) for level, shape in zip(levels, spatial_shapes, strict=False)]
+        maps = [
+            level.transpose(1, 2).unflatten(2, shape) for level, shape in zip(levels, spatial_shapes, strict=False)
+        ]
         return self.mask_features(maps).unflatten(0, memory.shape[:2])
 
     def predict_masks(
@@ -630,7 +629,10 @@ class MsstsVisForVideoInstanceSegmentation(MsstsVisPreTrainedModel):
         return dynamic_masks(features, self.controller(states), pixels, config.mask_channels, config.mask_layers)
 
     def compute_loss(self, outputs, logits, boxes, features, labels, pixel_values_videos):
-        """Match every decoder layer's queries to the labels, compute the masks of the matched ones, apply the losses."""
+        """
+        Match every decoder layer's queries to the labels, compute the masks of the matched ones, apply the
+        losses.
+        """
         check_labels(labels, pixel_values_videos.shape, self.config.num_labels)
         frame_mask = outputs.frame_sizes[..., 0] > 0  # (B, T)
         layers = list(range(len(logits))) if self.config.auxiliary_loss else [len(logits) - 1]

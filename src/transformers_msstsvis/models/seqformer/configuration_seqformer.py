@@ -8,8 +8,9 @@ from ..msstsvis.configuration_msstsvis import MsstsVisConfig
 @strict
 class SeqFormerConfig(MsstsVisConfig):
     r"""
-    Configuration of [`SeqFormerForVideoInstanceSegmentation`] (SeqFormer, ECCV 2022): the trunk of MS-STS VIS without its
-    temporal attentions. The arguments are those of [`MsstsVisConfig`]; the defaults are the published ResNet-50 model.
+    Configuration of [`SeqFormerForVideoInstanceSegmentation`] (SeqFormer, ECCV 2022): the trunk of MS-STS VIS without
+    its temporal attentions. The arguments are those of [`MsstsVisConfig`]; the defaults are the published ResNet-50
+    model.
 
     Example:
 

@@ -9,7 +9,7 @@ import stat
 import pytest
 import torch
 
-from transformers_msstsvis.ops import deformable_attention as ops
+from transformers_msstsvis.ops import multi_scale_deformable_attention as ops
 
 multi_scale_deformable_attention = ops.multi_scale_deformable_attention
 reference = ops.multi_scale_deformable_attention_reference
