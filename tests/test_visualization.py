@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 
@@ -103,6 +105,12 @@ def test_frames_have_to_fit(frame):
         draw_instances(frame, example(), 1)
     with pytest.raises(IndexError, match="frame 3 does not exist"):
         draw_instances(FRAMES[0], example(), 3)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match="drawing needs the supervision package: pip install supervision"):
+        example().to_supervision(0)
 
 
 def test_contact_sheet():

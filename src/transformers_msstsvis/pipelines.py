@@ -140,7 +140,9 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         reader = VideoReader(video)
         overlap = min(max_frames // 6 or 1, max_frames - 1)
         for start, frames, is_last in split_clips(reader, max_frames, overlap):
-            pixels = self.video_processor(np.stack(frames), do_pad=False, return_tensors="pt")
+            pixels = self.video_processor(
+                np.stack(frames), input_data_format="channels_last", do_pad=False, return_tensors="pt"
+            )
             yield {
                 "pixels": pixels["pixel_values_videos"][0],  # (T, 3, H, W)
                 "start": start,

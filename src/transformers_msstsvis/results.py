@@ -8,13 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
-
-if TYPE_CHECKING:
-    import supervision
 
 RLE = dict[str, Any]
 
@@ -361,7 +358,7 @@ class VideoInstances:
             image.save(folder / f"{frame:05d}.png")
         return {value: track for track, value in value_of.items()}
 
-    def to_supervision(self, frame: int) -> "supervision.Detections":
+    def to_supervision(self, frame: int) -> "supervision.Detections":  # noqa: F821 (imported when called)
         """The instances visible in one frame as `supervision.Detections`, with masks, track ids and class names."""
         from .visualization import load_supervision
 

@@ -22,7 +22,10 @@ def load_supervision() -> ModuleType:
     with warnings.catch_warnings():
         # Without OpenCV it announces its slower NumPy drawing, which is all we need.
         warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
-        import supervision
+        try:
+            import supervision
+        except ImportError as error:
+            raise ImportError("drawing needs the supervision package: pip install supervision") from error
 
     return supervision
 
