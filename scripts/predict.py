@@ -7,7 +7,6 @@ python scripts/predict.py clip.mp4 --model DIR --output out.mp4 --json out.json
 
 import argparse
 import sys
-from pathlib import Path
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -16,10 +15,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", help="folder or Hub name of a checkpoint (default: the small one of the package)")
     parser.add_argument(
         "--output",
-        help="annotated video: .mp4, .webm, .gif, or a folder for PNG frames "
-        "(default: NAME_instances.mp4, unless --json is given)",
+        default="out.mp4",
+        help="annotated video: .mp4, .webm, .gif, or a folder for PNG frames (default out.mp4)",
     )
-    parser.add_argument("--json", help="tracks in YouTube-VIS results format")
+    parser.add_argument("--json", default="out.json", help="tracks in YouTube-VIS results format (default out.json)")
     parser.add_argument("--threshold", type=float, default=0.3, help="smallest score of a track, 0..1 (default 0.3)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the first GPU, or else the CPU)")
     parser.add_argument(
@@ -40,14 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
     from transformers_msstsvis.predict import SAMPLE_MODEL, SAMPLE_VIDEO, predict_video, track_table
 
     video = args.video or SAMPLE_VIDEO
-    output = args.output
-    if output is None and args.json is None:
-        output = f"{Path(str(video).rstrip('/')).stem}_instances.mp4"
     try:
         instances = predict_video(
             video,
             args.model or SAMPLE_MODEL,
-            output=output,
+            output=args.output,
             json_path=args.json,
             threshold=args.threshold,
             device=args.device,
@@ -58,9 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"predict.py: error: {str(error).strip().splitlines()[0]}", file=sys.stderr)
         return 1
     print(track_table(instances) if len(instances) else f"no track scores {args.threshold} or more")
-    for path in (output, args.json):
-        if path is not None:
-            print(f"wrote {path}")
+    for path in (args.output, args.json):
+        print(f"wrote {path}")
     return 0
 
 

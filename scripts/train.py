@@ -30,6 +30,9 @@ class Arguments:
     )
     num_frames: int = field(default=5, metadata={"help": "Frames of a clip."})
     flip: bool = field(default=True, metadata={"help": "Mirror half of the clips."})
+    shortest_edge: int | None = field(
+        default=None, metadata={"help": "Resize frames to this; their own size if unset."}
+    )
     backbone_lr_scale: float = field(default=0.1, metadata={"help": "Backbone learning rate relative to the others."})
     sampling_lr_scale: float = field(default=0.1, metadata={"help": "The same for sampling offsets."})
 
@@ -38,7 +41,14 @@ def main() -> None:
     parser = HfArgumentParser((Arguments, TrainingArguments))
     arguments, training = parser.parse_args_into_dataclasses(read_recipe(sys.argv[1:]))
     set_seed(training.seed)
-    clips = VideoClips(arguments.dataset, arguments.frames_dir, arguments.num_frames, arguments.flip, training.seed)
+    clips = VideoClips(
+        arguments.dataset,
+        arguments.frames_dir,
+        arguments.num_frames,
+        arguments.flip,
+        arguments.shortest_edge,
+        training.seed,
+    )
     settings = json.loads(arguments.model_config or "{}")
     settings |= {"id2label": clips.id2label, "label2id": {name: index for index, name in clips.id2label.items()}}
     if arguments.model is None:
@@ -48,7 +58,7 @@ def main() -> None:
         model = AutoModelForVideoInstanceSegmentation.from_pretrained(
             arguments.model, **settings, ignore_mismatched_sizes=True
         )
-    shortest = min(min(video["height"], video["width"]) for video in clips.videos)
+    shortest = arguments.shortest_edge or min(min(video["height"], video["width"]) for video in clips.videos)
     processor = MsstsVisVideoProcessor(size={"shortest_edge": shortest, "longest_edge": shortest * 16 // 9})
     training.remove_unused_columns = False
     trainer = VisTrainer(

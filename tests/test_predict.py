@@ -58,11 +58,8 @@ def test_other_outputs(checkpoint, clip, tmp_path, name):
 def test_default_output(checkpoint, clip, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert script.main([clip, "--model", checkpoint]) == 0
-    assert (tmp_path / "clip_instances.mp4").is_file()
-    (tmp_path / "clip_instances.mp4").unlink()
-    assert script.main([clip, "--model", checkpoint, "--json", "tracks.json"]) == 0
-    assert (tmp_path / "tracks.json").is_file()
-    assert not (tmp_path / "clip_instances.mp4").exists()
+    assert (tmp_path / "out.mp4").is_file()
+    assert (tmp_path / "out.json").is_file()
 
 
 def test_without_arguments_the_sample_is_used(checkpoint, clip, tmp_path, monkeypatch):
@@ -70,10 +67,11 @@ def test_without_arguments_the_sample_is_used(checkpoint, clip, tmp_path, monkey
     monkeypatch.setattr(predict, "SAMPLE_MODEL", Path(checkpoint))
     monkeypatch.setattr(predict, "SAMPLE_VIDEO", Path(clip))
     assert script.main([]) == 0
-    assert (tmp_path / "clip_instances.mp4").is_file()
+    assert len(list(VideoReader(tmp_path / "out.mp4"))) == 5
 
 
-def test_nothing_found(checkpoint, clip, tmp_path, capsys):
+def test_nothing_found(checkpoint, clip, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert script.main([clip, "--model", checkpoint, "--json", str(tmp_path / "out.json"), "--threshold", "1"]) == 0
     assert "no track scores 1.0 or more" in capsys.readouterr().out
     assert json.loads((tmp_path / "out.json").read_text()) == []
@@ -91,7 +89,8 @@ def test_nothing_found(checkpoint, clip, tmp_path, capsys):
         (["{clip}", "--device", "toaster", "--json", "{clip}.json"], ""),
     ],
 )
-def test_errors_are_one_line(checkpoint, clip, tmp_path, capsys, arguments, message):
+def test_errors_are_one_line(checkpoint, clip, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
     arguments = [argument.format(clip=clip, folder=tmp_path) for argument in arguments]
     if "--model" not in arguments:
         arguments += ["--model", checkpoint]

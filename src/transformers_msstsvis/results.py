@@ -56,8 +56,7 @@ class VideoInstances:
     Args:
         scores: `(n,)`, kept as float32, any finite value (usually a probability).
         labels: `(n,)`, kept as int64, class indices of the model (keys of `id2label`).
-        track_ids: `(n,)`, kept as int64, identity over the frames. Two instances share one when a query is reported
-            with two classes.
+        track_ids: `(n,)`, kept as int64, identity over the frames, unique within a video.
         masks: `n` lists of `T` COCO RLE dicts `{"size": [H, W], "counts": str}` or None where the instance is absent.
         boxes: `(n, T, 4)`, kept as float32, corners x1 y1 x2 y2 in pixels (x2 and y2 are the far edges of the last
             pixels: one pixel at the origin is 0 0 1 1). None computes them from the masks, as does a NaN row whose

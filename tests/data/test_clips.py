@@ -89,6 +89,16 @@ def test_flipping_mirrors_frames_and_masks(annotations):
     assert mirrored
 
 
+def test_resizing_keeps_masks_on_their_objects(annotations):
+    plain, small = (VideoClips(annotations, num_frames=2, flip=False, shortest_edge=edge) for edge in (None, 32))
+    a, b = plain[0], small[0]
+    assert b["frames"].shape[-2:] == (32, 32)
+    assert b["labels"]["masks"].shape[-2:] == (32, 32)
+    torch.testing.assert_close(a["labels"]["boxes"], b["labels"]["boxes"], atol=0.04, rtol=0)
+    small.tracks = {video["id"]: [] for video in small.videos}
+    assert small[0]["labels"]["masks"].shape == (0, 2, 32, 32)
+
+
 def test_collator_pads_in_space_and_time():
     def clip(T, H, W, n):
         masks = torch.ones(n, T, H, W, dtype=torch.bool)

@@ -11,6 +11,8 @@ import torch
 from pycocotools import mask as rle_codec
 from torch.nn import functional as F
 from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 
 
 def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
@@ -63,6 +65,7 @@ class VideoClips(torch.utils.data.Dataset):
         frames_dir: folder that `file_names` are relative to; `JPEGImages` beside the file by default.
         num_frames: frames T of a clip.
         flip: mirror half of the clips.
+        shortest_edge: resize the frames so that their shorter side has this many pixels; as they are by default.
         seed: of the sampling, together with the epoch ([`~VideoClips.set_epoch`]) and the index.
 
     Raises:
@@ -76,6 +79,7 @@ class VideoClips(torch.utils.data.Dataset):
         frames_dir: str | Path | None = None,
         num_frames: int = 5,
         flip: bool = True,
+        shortest_edge: int | None = None,
         seed: int = 0,
     ):
         annotations = Path(annotations)
@@ -98,7 +102,13 @@ class VideoClips(torch.utils.data.Dataset):
             if not track.get("iscrowd"):
                 track["class_label"] = position[track["category_id"]]
                 self.tracks[track["video_id"]].append(track)
-        self.num_frames, self.flip, self.seed, self.epoch = num_frames, flip, seed, 0
+        self.num_frames, self.flip, self.shortest_edge, self.seed, self.epoch = (
+            num_frames,
+            flip,
+            shortest_edge,
+            seed,
+            0,
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Draw other clips from now on."""
@@ -121,6 +131,10 @@ class VideoClips(torch.utils.data.Dataset):
         masks = torch.from_numpy(masks)
         shown = masks.flatten(1).any(1)
         masks = masks[shown]
+        if self.shortest_edge is not None:
+            pixels = resize(pixels, self.shortest_edge, antialias=True)
+            size = pixels.shape[-2:]
+            masks = resize(masks.flatten(0, 1), size, InterpolationMode.NEAREST_EXACT).unflatten(0, masks.shape[:2])
         if self.flip and rng.random() < 0.5:
             pixels, masks = pixels.flip(-1), masks.flip(-1)
         classes = torch.tensor([track["class_label"] for track in tracks], dtype=torch.int64)[shown]
