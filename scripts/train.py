@@ -28,6 +28,9 @@ class Arguments:
     model_config: str | None = field(
         default=None, metadata={"help": "JSON object of configuration arguments; with --model, what to change."}
     )
+    pretrained_backbone: str | None = field(
+        default=None, metadata={"help": "Backbone weights to start from: Hub name, folder, or timm name of weights."}
+    )
     num_frames: int = field(default=5, metadata={"help": "Frames of a clip."})
     flip: bool = field(default=True, metadata={"help": "Mirror half of the clips."})
     shortest_edge: int | None = field(
@@ -58,6 +61,8 @@ def main() -> None:
         model = AutoModelForVideoInstanceSegmentation.from_pretrained(
             arguments.model, **settings, ignore_mismatched_sizes=True
         )
+    if arguments.pretrained_backbone:
+        model.model.backbone.load_pretrained(arguments.pretrained_backbone)
     shortest = arguments.shortest_edge or min(min(video["height"], video["width"]) for video in clips.videos)
     processor = MsstsVisVideoProcessor(size={"shortest_edge": shortest, "longest_edge": shortest * 16 // 9})
     training.remove_unused_columns = False

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoBackbone, AutoConfig, AutoModel
 
 from tests.tiny import tiny_config
 from transformers_msstsvis import (
@@ -357,6 +357,33 @@ def test_backbones(backbone, flags, tmp_path):
     loaded = MsstsVisForVideoInstanceSegmentation.from_pretrained(tmp_path)
     with torch.no_grad():
         assert_same(model.eval()(video(1, 1)).logits, loaded.eval()(video(1, 1)).logits)
+
+
+def test_pretrained_backbone_weights_are_copied_on_request(tmp_path):
+    model = MsstsVisForVideoInstanceSegmentation(tiny_config())
+    source = AutoBackbone.from_config(model.config.backbone_config)
+    source.save_pretrained(tmp_path)
+    model.model.backbone.load_pretrained(str(tmp_path))
+    weights = source.state_dict()
+    for name, value in model.model.backbone.model.state_dict().items():
+        assert torch.equal(value, weights[name])
+    other = MsstsVisForVideoInstanceSegmentation(
+        tiny_config(backbone_config={**model.config.backbone_config.to_dict(), "depths": [1, 1, 1, 2]})
+    )
+    with pytest.raises(ValueError, match=r"does not fit the backbone 'resnet': .* weights differ"):
+        other.model.backbone.load_pretrained(str(tmp_path))
+
+
+def test_pretrained_timm_backbone(monkeypatch):
+    import timm
+
+    backbone = {"model_type": "timm_backbone", "backbone": "resnet18", "out_indices": [2, 3, 4]}
+    model = MsstsVisForVideoInstanceSegmentation(tiny_config(backbone_config=backbone))
+    source = timm.create_model("resnet18", features_only=True, out_indices=(2, 3, 4))
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **kwargs: source if pretrained else None)
+    model.model.backbone.load_pretrained("resnet18.a1_in1k")
+    copied = model.model.backbone.model._backbone.state_dict()
+    assert torch.equal(copied["layer1.0.conv1.weight"], source.state_dict()["layer1.0.conv1.weight"])
 
 
 def test_backbone_from_scratch_trains_its_stem_and_batch_norms():

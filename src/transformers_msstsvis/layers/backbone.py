@@ -43,6 +43,36 @@ class VisBackbone(nn.Module):
         """`(N, 3, H, W)` to three maps `(N, C_l, H_l, W_l)` of strides 8, 16, 32, finest first."""
         return list(self.model(frames, return_dict=True).feature_maps)
 
+    def load_pretrained(self, name_or_path: str) -> None:
+        """
+        Start from pretrained weights. Nothing is downloaded unless this is called.
+
+        Args:
+            name_or_path: for a native backbone, Hub name or folder of a checkpoint of the same architecture, such as
+                `microsoft/resnet-50`; for a timm backbone, timm's name of the weights, such as `resnet50.a1_in1k`.
+
+        Raises:
+            ValueError: when the checkpoint's names or shapes are not those of this backbone.
+            OSError: when there is no such checkpoint.
+        """
+        if self.model.config.model_type == "timm_backbone":
+            import timm
+
+            target, indices = self.model._backbone, self.model.config.out_indices
+            source = timm.create_model(name_or_path, pretrained=True, features_only=True, out_indices=indices)
+        else:
+            target = self.model
+            source = type(target).from_pretrained(name_or_path, out_features=target.config.out_features)
+        weights = source.state_dict()
+        expected = target.state_dict()
+        wrong = [key for key, value in expected.items() if key not in weights or weights[key].shape != value.shape]
+        if wrong:
+            raise ValueError(
+                f"{name_or_path} does not fit the backbone {self.model.config.model_type!r}: {len(wrong)} weights "
+                f"differ, e.g. {wrong[0]}; set backbone_config to the architecture of the checkpoint"
+            )
+        target.load_state_dict({key: weights[key] for key in expected})
+
 
 def _stem(backbone: nn.Module) -> list[nn.Module]:
     """The modules of a backbone up to and including stride 4."""
