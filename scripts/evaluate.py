@@ -31,6 +31,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         dataset = read_ground_truth(arguments.dataset)
+        if arguments.output:  # before the work, not after it
+            Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
         if arguments.results:
             results = json.loads(Path(arguments.results).read_text())
         else:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Train a model for video instance segmentation on a YouTube-VIS annotation file.
 
-    python scripts/train.py --config scripts/configs/synthetic-cpu.json --dataset annotations.json --output_dir out
+    python scripts/train.py --config scripts/configs/synthetic-cpu-1.json --dataset annotations.json --output_dir out
 
 Every argument of transformers' TrainingArguments is a flag as well; flags override the recipe given with --config.
 """
@@ -40,9 +40,22 @@ class Arguments:
     sampling_lr_scale: float = field(default=0.1, metadata={"help": "The same for sampling offsets."})
 
 
-def main() -> None:
+def main() -> int:
     parser = HfArgumentParser((Arguments, TrainingArguments))
-    arguments, training = parser.parse_args_into_dataclasses(read_recipe(sys.argv[1:]))
+    try:
+        arguments, training = parser.parse_args_into_dataclasses(read_recipe(sys.argv[1:]))
+        trainer = make_trainer(arguments, training)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    return 0
+
+
+def make_trainer(arguments: Arguments, training: TrainingArguments) -> VisTrainer:
+    """The trainer that the command line asks for."""
     set_seed(training.seed)
     clips = VideoClips(
         arguments.dataset,
@@ -66,7 +79,7 @@ def main() -> None:
     shortest = arguments.shortest_edge or min(min(video["height"], video["width"]) for video in clips.videos)
     processor = MsstsVisVideoProcessor(size={"shortest_edge": shortest, "longest_edge": shortest * 16 // 9})
     training.remove_unused_columns = False
-    trainer = VisTrainer(
+    return VisTrainer(
         model=model,
         args=training,
         train_dataset=clips,
@@ -75,9 +88,6 @@ def main() -> None:
         backbone_lr_scale=arguments.backbone_lr_scale,
         sampling_lr_scale=arguments.sampling_lr_scale,
     )
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
-    trainer.save_model()
-    trainer.save_state()
 
 
 def read_recipe(argv: list[str]) -> list[str]:
@@ -85,6 +95,8 @@ def read_recipe(argv: list[str]) -> list[str]:
     if "--config" not in argv:
         return argv
     at = argv.index("--config")
+    if at + 1 == len(argv):
+        raise ValueError("--config comes without a file; expected --config FILE")
     recipe = json.loads(Path(argv[at + 1]).read_text())
     flags = []
     for name, value in recipe.items():
@@ -93,4 +105,4 @@ def read_recipe(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

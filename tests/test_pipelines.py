@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from transformers_msstsvis import (
     write_video,
 )
 from transformers_msstsvis.data import video_io
-from transformers_msstsvis.pipelines import join_clips, split_clips
+from transformers_msstsvis.pipelines import SAMPLE_MODEL, join_clips, split_clips
 
 TASK = "video-instance-segmentation"
 
@@ -78,6 +79,13 @@ def assert_same(got, expected):
 
 def test_registered_by_the_import():
     assert PIPELINE_REGISTRY.supported_tasks[TASK]["impl"] is VideoInstanceSegmentationPipeline
+
+
+def test_the_default_model_is_the_one_of_the_package(checkpoint, monkeypatch):
+    default = PIPELINE_REGISTRY.supported_tasks[TASK]["default"]
+    assert Path(default["model"][0]) == SAMPLE_MODEL
+    monkeypatch.setitem(default, "model", (str(checkpoint), None))
+    assert len(pipeline(TASK)(moving_square(2), threshold=0.0)) > 0
 
 
 def test_result_of_a_video(segmenter, calls):
@@ -409,6 +417,7 @@ def test_a_damaged_file_is_used_up_to_the_damage(segmenter, tmp_path, warnings):
         ({"mask_threshold": 0.0}, "mask_threshold is 0.0; expected a probability"),
         ({"top_k": 0}, "top_k is 0; expected at least 1"),
         ({"max_frames": 0}, "max_frames is 0; expected at least 1"),
+        ({"max_frames": 2.5}, "max_frames is 2.5; expected at least 1, and a whole number"),
         ({"on_error": "ignore"}, "on_error is 'ignore'; expected 'raise' or 'skip'"),
     ],
 )

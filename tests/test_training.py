@@ -13,6 +13,7 @@ from tests.tiny import tiny_config, tiny_model
 from transformers_msstsvis import AutoModelForVideoInstanceSegmentation, MsstsVisForVideoInstanceSegmentation
 from transformers_msstsvis.data.clips import ClipCollator, VideoClips
 from transformers_msstsvis.data.synthetic import make_synthetic
+from transformers_msstsvis.evaluation import category_ids
 from transformers_msstsvis.training import VisTrainer
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -79,7 +80,7 @@ def run(script, *arguments):
 
 
 def test_train_script_with_a_recipe_then_evaluate_script(annotations, tmp_path):
-    recipe = json.loads((SCRIPTS / "configs" / "synthetic-cpu.json").read_text())
+    recipe = json.loads((SCRIPTS / "configs" / "synthetic-cpu-1.json").read_text())
     recipe["model_config"] |= {"d_model": 64, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
     recipe["model_config"] |= {"encoder_layers": 1, "decoder_layers": 1, "num_queries": 5}
     recipe |= {"max_steps": 2, "save_steps": 2, "dataloader_num_workers": 0, "per_device_train_batch_size": 2}
@@ -90,10 +91,10 @@ def test_train_script_with_a_recipe_then_evaluate_script(annotations, tmp_path):
     model = AutoModelForVideoInstanceSegmentation.from_pretrained(out)
     assert model.config.id2label[0] == "disk"
 
-    done = run("evaluate.py", "--model", out, "--dataset", annotations, "--output", tmp_path / "results.json")
+    done = run("evaluate.py", "--model", out, "--dataset", annotations, "--output", tmp_path / "new" / "results.json")
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split()[:3] == ["AP", "AP50", "AP75"]
-    again = run("evaluate.py", "--results", tmp_path / "results.json", "--dataset", annotations)
+    again = run("evaluate.py", "--results", tmp_path / "new" / "results.json", "--dataset", annotations)
     assert again.stdout == done.stdout
 
 
@@ -117,6 +118,29 @@ def test_evaluate_script_survives_a_missing_frame(annotations, tmp_path):
     done = run("evaluate.py", "--model", tmp_path, "--dataset", broken)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "is skipped, 1 frames are missing" in done.stderr
+
+
+def test_categories_are_found_by_name_or_order():
+    categories = [{"id": 7, "name": "star"}, {"id": 3, "name": "disk"}]
+    assert category_ids({0: "star", 1: "disk"}, categories) == {0: 7, 1: 3}
+    assert category_ids({0: "disk"}, categories) == {0: 3}
+    assert category_ids({0: "LABEL_0", 1: "LABEL_1"}, categories) == {0: 3, 1: 7}
+    with pytest.raises(ValueError, match=r"the model has 1 classes \(ring, ...\) and the dataset 2 categories"):
+        category_ids({0: "ring"}, categories)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "nothing.json", "--output_dir", "out"], "error: no annotation file at nothing.json"),
+        (["--config", "nothing.json"], "error: [Errno 2] No such file or directory: 'nothing.json'"),
+        (["--config"], "error: --config comes without a file"),
+    ],
+)
+def test_train_script_with_wrong_arguments(arguments, message):
+    done = run("train.py", *arguments)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(message)
 
 
 def test_evaluate_script_without_a_dataset(tmp_path):

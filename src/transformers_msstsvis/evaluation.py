@@ -24,16 +24,18 @@ def predict_dataset(
 
     Args:
         segmenter: the pipeline.
-        dataset: YouTube-VIS ground truth with `videos` and `categories`. Category ids are taken in ascending order for
-            the labels of the model.
+        dataset: YouTube-VIS ground truth with `videos` and `categories`; see [`category_ids`].
         frames_dir: folder that `file_names` are relative to.
         top_k: results per clip, 10 as published.
         max_frames: longest clip that the model sees at once.
 
     Yields:
         One list per video. A video that can't be read gives an empty one, with a warning that names it.
+
+    Raises:
+        ValueError: when the classes of the model are not those of the dataset.
     """
-    category_ids = dict(enumerate(sorted(category["id"] for category in dataset["categories"])))
+    ids = category_ids(segmenter.model.config.id2label, dataset["categories"])
     for video in logging.tqdm(dataset["videos"], desc="videos", unit="video"):
         frames = [str(Path(frames_dir) / name) for name in video["file_names"]]
         missing = [frame for frame in frames if not Path(frame).is_file()]
@@ -48,7 +50,26 @@ def predict_dataset(
             logger.warning(f"video {video['id']} is skipped, not all of its {len(frames)} frames can be read")
             yield []
             continue
-        yield instances.to_ytvis(video["id"], category_ids)
+        yield instances.to_ytvis(video["id"], ids)
+
+
+def category_ids(id2label: dict[int, str], categories: list[dict[str, Any]]) -> dict[int, int]:
+    """
+    The dataset's category id of every label of a model: by name, or else in ascending order of the ids.
+
+    Raises:
+        ValueError: when the names differ and the numbers of classes, too.
+    """
+    by_name = {category["name"]: category["id"] for category in categories}
+    if set(id2label.values()) <= set(by_name):
+        return {label: by_name[name] for label, name in id2label.items()}
+    if len(id2label) != len(categories):
+        raise ValueError(
+            f"the model has {len(id2label)} classes ({', '.join(list(id2label.values())[:5])}, ...) and the dataset "
+            f"{len(categories)} categories with other names; choose a model that was trained on these categories"
+        )
+    logger.warning("The model's class names are not those of the dataset; classes are taken in the order of the ids.")
+    return dict(zip(sorted(id2label), sorted(category["id"] for category in categories), strict=True))
 
 
 def read_ground_truth(path: str | Path) -> dict[str, Any]:

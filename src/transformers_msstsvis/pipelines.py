@@ -1,7 +1,9 @@
 """Pipeline of the task `"video-instance-segmentation"`."""
 
 from collections.abc import Iterable, Iterator
+from numbers import Integral
 from os import PathLike
+from pathlib import Path
 from types import GeneratorType
 from typing import Any
 
@@ -19,6 +21,7 @@ from .results import VideoInstances
 logger = logging.get_logger(__name__)
 
 TASK = "video-instance-segmentation"
+SAMPLE_MODEL = Path(__file__).parent / "checkpoints" / "msstsvis-tiny-synthetic"
 
 # Kept from every clip of a long video, so that a track survives the clips in which its object is hard to see.
 CLIP_THRESHOLD = 0.05
@@ -29,8 +32,8 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
     Finds every object of the model's classes in a video, with a mask in every frame and an identity over all frames.
 
     Args:
-        model, video_processor, device, dtype, batch_size, ...: as in every pipeline. `batch_size` counts clips, which
-            may come from several videos.
+        model, video_processor, device, dtype, batch_size, ...: as in every pipeline. The default model is the small
+            one that comes with the package. `batch_size` counts clips, which may come from several videos.
         threshold (`float`, defaults to 0.3): smallest score of a track, 0..1.
         top_k (`int`, defaults to 10): pairs of an instance and a class that are kept per clip.
         mask_threshold (`float`, defaults to 0.5): probability above which a pixel belongs to an instance.
@@ -107,10 +110,9 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             raise ValueError(f"threshold is {threshold}; expected a score from 0 to 1")
         if mask_threshold is not None and not 0 < mask_threshold < 1:
             raise ValueError(f"mask_threshold is {mask_threshold}; expected a probability between 0 and 1")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k is {top_k}; expected at least 1")
-        if max_frames is not None and max_frames < 1:
-            raise ValueError(f"max_frames is {max_frames}; expected at least 1")
+        for name, count in (("top_k", top_k), ("max_frames", max_frames)):
+            if count is not None and (not isinstance(count, Integral) or count < 1):
+                raise ValueError(f"{name} is {count}; expected at least 1, and a whole number")
         if on_error not in (None, "raise", "skip"):
             raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
         preprocess = {"max_frames": max_frames, "on_error": on_error}
@@ -284,6 +286,7 @@ def register_pipeline() -> None:
             TASK,
             pipeline_class=VideoInstanceSegmentationPipeline,
             pt_model=AutoModelForVideoInstanceSegmentation,
+            default={"model": (str(SAMPLE_MODEL), None)},
             type="video",
         )
 

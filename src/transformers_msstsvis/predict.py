@@ -7,13 +7,11 @@ from transformers import pipeline
 from transformers.utils import logging
 
 from .data.video_io import VideoReader, VideoWriter
-from .pipelines import TASK
+from .pipelines import SAMPLE_MODEL, TASK
 from .results import VideoInstances
 from .visualization import draw_video
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
-SAMPLE_MODEL = CHECKPOINTS / "msstsvis-tiny-synthetic"
-SAMPLE_VIDEO = CHECKPOINTS / "sample.mp4"
+SAMPLE_VIDEO = SAMPLE_MODEL.parent / "sample.mp4"
 
 
 def predict_video(

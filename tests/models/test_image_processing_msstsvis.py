@@ -67,6 +67,7 @@ def test_padding(processor_class):
         (np.full((8, 8, 3), 300.0), r"expected 0\.\.255"),
         (np.full((8, 8, 3), -1.0), "undo a normalisation"),
         (np.zeros((0, 8, 3)), "which is empty"),
+        (np.zeros((1, 3000, 3)), r"size \(1, 3000\).*less than a pixel is left"),
     ],
 )
 def test_errors(processor_class, picture, message):

@@ -1,7 +1,9 @@
 """Properties of the MS-STS VIS and SeqFormer models on tiny random weights."""
 
 import copy
+import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -166,6 +168,11 @@ def test_mask_top_k_gives_the_masks_of_the_best_queries(model):
         assert_same(top.pred_masks[row], all_masks.pred_masks[row, best[row]], atol=1e-4)
 
 
+def test_mask_top_k_of_nothing(model):
+    with pytest.raises(ValueError, match="mask_top_k is 0; expected at least 1"):
+        model(video(1, 1), mask_top_k=0)
+
+
 def test_every_trainable_parameter_receives_a_gradient(model):
     model.train()
     model(video(1, 2), labels=[labels(3, 2)]).loss.backward()
@@ -308,6 +315,14 @@ def test_bfloat16_is_finite_and_close(model):
     assert (half.pred_boxes.float() - expected.pred_boxes).abs().median() < 0.02
 
 
+def test_float64_is_close(model):
+    pixels = video(1, 2)
+    with torch.no_grad():
+        double = copy.deepcopy(model).double()(pixels.double())
+        assert double.logits.dtype == torch.float64
+        torch.testing.assert_close(double.logits.float(), model(pixels).logits, atol=1e-4, rtol=1e-4)
+
+
 def test_hidden_states_and_attentions_on_request():
     model = random_model(MsstsVisForVideoInstanceSegmentation, tiny_config())
     model.set_attn_implementation("eager")
@@ -422,11 +437,25 @@ def test_wrong_mask_shape(model):
         ({"masks": torch.zeros(2, 3, H, W, dtype=torch.bool)}, r"\['masks'\] has shape \(2, 3, 48, 64\)"),
         ({"boxes": torch.zeros(2, 3, 4)}, r"\['boxes'\] has shape"),
         ({"boxes": torch.zeros(1, 2, 4)}, r"\['boxes'\] has shape"),
+        ({"boxes": torch.full((2, 2, 4), 30.0)}, r"\['boxes'\] reach from 30 to 30; expected 0 to 1: divide pixels"),
+        ({"boxes": torch.full((2, 2, 4), math.nan)}, r"\['boxes'\] reach from nan"),
+        ({"masks": torch.full((2, 2, H, W), 255, dtype=torch.uint8)}, r"\['masks'\] reach from 255 to 255"),
+        ({"class_labels": torch.tensor([[0], [1]])}, r"\['class_labels'\] has shape \(2, 1\)"),
+        ({"class_labels": torch.tensor([0.0, 1.0])}, r"\['class_labels'\] is torch.float32; expected integers"),
+        ({"class_labels": [0, 1]}, r"\['class_labels'\] is a list; expected a tensor"),
+        ({"masks": np.zeros((2, 2, H, W), dtype=bool)}, r"\['masks'\] is a ndarray; expected a tensor"),
     ],
 )
 def test_wrong_labels(model, change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         model(video(1, 2), labels=[{**labels(2, 2), **change}])
+
+
+def test_masks_of_labels_may_be_integers(model):
+    target = labels(2, 2)
+    with torch.no_grad():
+        expected = model(video(1, 2), labels=[target]).loss
+        assert model(video(1, 2), labels=[{**target, "masks": target["masks"].byte()}]).loss == expected
 
 
 def test_wrong_number_of_label_dicts(model):
@@ -444,6 +473,10 @@ def test_wrong_number_of_label_dicts(model):
         ({"num_feature_levels": 2}, "at least 3"),
         ({"temporal_attention_heads": 5}, "temporal_attention_heads"),
         ({"num_queries": 0}, "num_queries"),
+        ({"id2label": {}, "label2id": {}}, "num_labels is 0"),
+        ({"decoder_attention_heads": 0}, "decoder_attention_heads is 0"),
+        ({"temporal_attention_heads": 0}, "temporal_attention_heads is 0"),
+        ({"encoder_n_points": 0}, "encoder_n_points is 0"),
     ],
 )
 def test_wrong_configurations(settings, message):
@@ -452,8 +485,13 @@ def test_wrong_configurations(settings, message):
 
 
 def test_unknown_backbone():
-    with pytest.raises((ValueError, KeyError), match="resnot"):
+    with pytest.raises(ValueError, match="model_type is 'resnot'; expected one that transformers knows"):
         MsstsVisConfig(backbone_config={"model_type": "resnot"})
+    with pytest.raises(ValueError, match="model_type is None"):
+        MsstsVisConfig(backbone_config={"depths": [1, 1, 1, 1]})
+    wrong_strides = {"model_type": "timm_backbone", "backbone": "resnet18", "out_indices": [1, 2, 3]}
+    with pytest.raises(ValueError, match=r"strides \(4, 8, 16\); expected \(8, 16, 32\)"):
+        MsstsVisForVideoInstanceSegmentation(MsstsVisConfig(backbone_config=wrong_strides))
     one_map = {"model_type": "resnet", "out_features": ["stage4"]}
     with pytest.raises(ValueError, match="returns 1 feature maps; expected 3"):
         MsstsVisForVideoInstanceSegmentation(MsstsVisConfig(backbone_config=one_map))

@@ -189,6 +189,7 @@ def test_fetch_videos(tmp_path):
         (np.full((1, 8, 8, 3), -2.0), ValueError, "undo a normalisation"),
         (np.full((1, 8, 8, 3), 256), ValueError, r"expected 0\.\.255"),
         (np.zeros((1, 8, 8, 3), dtype=bool), ValueError, "of type torch.bool"),
+        (np.zeros((1, 1, 3000, 3)), ValueError, r"size \(1, 3000\).*less than a pixel is left"),
         ("nowhere/clip.mp4", FileNotFoundError, "nowhere/clip.mp4 does not exist"),
         (7, TypeError, "of type int"),
     ],

@@ -386,7 +386,9 @@ def test_embedding_bag_serves_inference_with_wide_heads(monkeypatch):
     assert not uses_embedding_bag(32)
 
 
-@pytest.mark.parametrize(("choice", "used"), [("off", False), ("auto", True), ("cpu", True), ("cuda", False)])
+@pytest.mark.parametrize(
+    ("choice", "used"), [("off", False), ("auto", True), ("", True), ("cpu", True), ("cuda", False)]
+)
 def test_environment_chooses_the_kernel(kernels, monkeypatch, choice, used):
     monkeypatch.setenv("MSSTSVIS_KERNELS", choice)
     inputs = make_inputs(1, [(3, 4)], 1, 8, 2, 1)

@@ -100,7 +100,7 @@ class VideoReader:
             return self._open_array(source)
         raise TypeError(
             f"source is of type {type(source).__name__}; expected a path, a URL, a list of frames or an array: "
-            "for a generator, pass list(frames)"
+            + ("put a single image into a list" if _is_pil(source) else "turn another series of frames into a list")
         )
 
     # Files

@@ -31,6 +31,13 @@ class VisBackbone(nn.Module):
                 f'expected 3, of strides {STRIDES}: set out_features (e.g. ["stage2", "stage3", "stage4"]) or '
                 "out_indices in backbone_config"
             )
+        if self.model.config.model_type == "timm_backbone":  # which says its strides; native backbones do not
+            strides = tuple(self.model._backbone.feature_info.reduction())
+            if strides != STRIDES:
+                raise ValueError(
+                    f"the backbone {config.backbone_config.backbone!r} returns feature maps of strides {strides}; "
+                    f"expected {STRIDES}: set out_indices in backbone_config"
+                )
         if config.freeze_batch_norm:
             from timm.layers import freeze_batch_norm_2d  # importing timm takes seconds
 

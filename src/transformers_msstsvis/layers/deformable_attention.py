@@ -53,9 +53,10 @@ class DeformableAttention(nn.Module):
         M, L, P = self.num_heads, self.num_levels, self.num_points
         value = self.value_proj(features).masked_fill(~feature_mask[..., None], 0.0)
         value = value.view(*value.shape[:2], M, -1)  # (N, S, M, C/M)
-        # places and weights stay in float32: half precision would move the places by pixels
-        offsets = self.sampling_offsets(query).float().view(N, Q, M, L, P, 2)
-        weights = self.attention_weights(query).float().view(N, Q, M, L * P).softmax(-1).view(N, Q, M, L, P)
+        # places and weights in float32 at least: half precision would move the places by pixels
+        dtype = torch.promote_types(value.dtype, torch.float32)
+        offsets = self.sampling_offsets(query).to(dtype).view(N, Q, M, L, P, 2)
+        weights = self.attention_weights(query).to(dtype).view(N, Q, M, L * P).softmax(-1).view(N, Q, M, L, P)
         centres = reference_points[:, :, None, :, None, :2]  # (N, Q, 1, L, 1, 2)
         if reference_points.shape[-1] == 2:
             size = offsets.new_tensor([(width, height) for height, width in spatial_shapes])

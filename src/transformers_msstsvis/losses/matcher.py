@@ -76,6 +76,7 @@ def check_labels(labels: list[dict], video_shape: torch.Size, num_labels: int) -
 
     Raises:
         ValueError: naming the video, what was given, what was expected and the way out.
+        TypeError: for anything but tensors, or class labels that are no integers.
     """
     B, T, _, H, W = video_shape
     if len(labels) != B:
@@ -84,19 +85,38 @@ def check_labels(labels: list[dict], video_shape: torch.Size, num_labels: int) -
         missing = [key for key in ("class_labels", "boxes", "masks") if key not in target]
         if missing:
             raise ValueError(f"labels[{index}] lacks {missing}; expected class_labels, boxes and masks")
-        n = len(target["class_labels"])
+        for key in ("class_labels", "boxes", "masks"):
+            if not isinstance(target[key], torch.Tensor):
+                raise TypeError(f"labels[{index}][{key!r}] is a {type(target[key]).__name__}; expected a tensor")
+        classes = target["class_labels"]
+        if classes.ndim != 1:
+            raise ValueError(f"labels[{index}]['class_labels'] has shape {tuple(classes.shape)}; expected one axis")
+        if classes.dtype.is_floating_point or classes.dtype == torch.bool:
+            raise TypeError(f"labels[{index}]['class_labels'] is {classes.dtype}; expected integers, such as int64")
+        n = len(classes)
         for key, shape in (("boxes", (n, T, 4)), ("masks", (n, T, H, W))):
             if tuple(target[key].shape) != shape:
                 raise ValueError(
                     f"labels[{index}][{key!r}] has shape {tuple(target[key].shape)}; expected {shape} for {n} "
                     f"instances in {T} frames of {H}x{W} pixels: pad labels together with their video"
                 )
-        classes = target["class_labels"]
         if n and not (0 <= int(classes.min()) and int(classes.max()) < num_labels):
             raise ValueError(
                 f"labels[{index}]['class_labels'] reach from {int(classes.min())} to {int(classes.max())}; "
                 f"expected 0 to {num_labels - 1}: map category ids to positions, or name all classes in id2label"
             )
+        # A little slack, for boxes that rounding has moved over the edge.
+        _check_range(target["boxes"], 1e-3, f"labels[{index}]['boxes']", "divide pixels by the size of the frame")
+        if target["masks"].dtype != torch.bool:
+            _check_range(target["masks"], 0.0, f"labels[{index}]['masks']", "compare them with a threshold")
+
+
+def _check_range(values: torch.Tensor, slack: float, name: str, way_out: str) -> None:
+    if values.numel() == 0:
+        return
+    lowest, highest = (value.item() for value in values.aminmax())
+    if not (lowest >= -slack and highest <= 1 + slack):  # NaN is in no range
+        raise ValueError(f"{name} reach from {lowest:g} to {highest:g}; expected 0 to 1: {way_out}")
 
 
 __all__ = ["check_labels", "focal_class_cost", "generalized_iou", "label_boxes", "match_instances"]

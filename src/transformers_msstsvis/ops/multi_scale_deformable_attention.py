@@ -150,7 +150,7 @@ def _neighbours(locations: Tensor, sides: Tensor) -> tuple[list[Tensor], list[Te
 @torch.compiler.assume_constant_result
 def _choose(device: str) -> str:
     """Which path serves this device type, "kernel", "embedding_bag" or "reference": the one place that chooses."""
-    choice = os.environ.get("MSSTSVIS_KERNELS", "auto")
+    choice = os.environ.get("MSSTSVIS_KERNELS") or "auto"
     if choice not in KERNEL_CHOICES:
         raise ValueError(f"MSSTSVIS_KERNELS is {choice!r}; expected one of {', '.join(KERNEL_CHOICES)}")
     if device != "cpu" or choice not in ("auto", "cpu"):

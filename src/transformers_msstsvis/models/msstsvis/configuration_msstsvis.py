@@ -2,7 +2,7 @@
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
-from transformers.models.auto import AutoConfig
+from transformers.models.auto import CONFIG_MAPPING, AutoConfig
 
 
 @strict
@@ -63,7 +63,7 @@ class MsstsVisConfig(PreTrainedConfig):
         focal_alpha (`float`, *optional*, defaults to 0.25): Alpha of the focal class loss.
 
     Raises:
-        ValueError: for widths, heads or counts that do not fit together.
+        ValueError: for widths, heads or counts that do not fit together, or an unknown backbone.
 
     Example:
 
@@ -129,11 +129,20 @@ class MsstsVisConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if getattr(self, "architectures", None) is None:
             self.architectures = []  # the Auto classes choose between head and base model by it
+        if isinstance(self.backbone_config, dict) and self.backbone_config.get("model_type") not in CONFIG_MAPPING:
+            raise ValueError(
+                f"the backbone's model_type is {self.backbone_config.get('model_type')!r}; expected one that "
+                'transformers knows, such as "resnet", "swin" or "timm_backbone"'
+            )
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
         """Check that widths, heads and counts fit together; run at construction and at every save."""
-        for name in ("d_model", "num_queries", "decoder_layers", "num_feature_levels", "mask_channels", "mask_layers"):
+        for name in (
+            *("d_model", "num_queries", "num_labels", "decoder_layers", "num_feature_levels"),
+            *("encoder_attention_heads", "encoder_n_points", "decoder_attention_heads", "decoder_n_points"),
+            *("temporal_hidden_size", "temporal_attention_heads", "mask_channels", "mask_layers"),
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         if self.d_model % 32:

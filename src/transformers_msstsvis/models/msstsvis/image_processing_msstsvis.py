@@ -8,7 +8,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import ImagesKwargs
 
 from ...post_processing import post_process_video_instance_segmentation
-from .video_processing_msstsvis import channels_first, check_pixels, make_batch
+from .video_processing_msstsvis import channels_first, check_aspect_ratio, check_pixels, make_batch
 
 
 class MsstsVisImageProcessorKwargs(ImagesKwargs, total=False):
@@ -69,6 +69,9 @@ class MsstsVisImageProcessorMixin:
     ) -> BatchFeature:
         if do_center_crop:
             raise ValueError("do_center_crop is not supported: masks are mapped back to the whole image; crop before")
+        if kwargs["do_resize"]:
+            for image in images:
+                check_aspect_ratio(image, kwargs["size"])
         images = [check_pixels(image, do_rescale).contiguous() for image in images]
         videos = [self._transform(image, do_rescale=do_rescale, **kwargs)[None] for image in images]
         return make_batch(videos, do_pad, size_divisor, pad_size, return_tensors)

@@ -571,7 +571,8 @@ class MsstsVisForVideoInstanceSegmentation(MsstsVisPreTrainedModel):
             mask_top_k: compute masks only for the queries of the k best classes.
 
         Raises:
-            ValueError: for wrong shapes, or labels out of range or not fitting the video.
+            ValueError: for wrong shapes, labels out of range or not fitting the video, or a `mask_top_k` below 1.
+            TypeError: for labels that are no tensors.
         """
         kwargs["return_dict"] = True
         outputs = self.model(pixel_values_videos, pixel_mask, **kwargs)
@@ -583,6 +584,8 @@ class MsstsVisForVideoInstanceSegmentation(MsstsVisPreTrainedModel):
         if labels is not None:
             loss, loss_dict = self.compute_loss(outputs, logits, boxes, features, labels, pixel_values_videos)
         if mask_top_k is not None:
+            if mask_top_k < 1:
+                raise ValueError(f"mask_top_k is {mask_top_k}; expected at least 1, or None for all masks")
             top_queries = logits[-1].amax(-1).topk(min(mask_top_k, self.config.num_queries), dim=1).indices  # (B, k)
         if labels is None or not self.training or mask_top_k is not None:
             masks = self.predict_masks(outputs, features, -1, top_queries)

@@ -161,6 +161,19 @@ def check_pixels(video: torch.Tensor, do_rescale: bool | None) -> torch.Tensor:
     return video * 255 if highest <= 1 else video
 
 
+def check_aspect_ratio(video: torch.Tensor, size: SizeDict) -> None:
+    """
+    Raises:
+        ValueError: for frames `(..., H, W)` so narrow that not one pixel is left of a side after resizing to `size`.
+    """
+    shorter, longer = sorted(video.shape[-2:])
+    if size.longest_edge and shorter * size.longest_edge < longer:
+        raise ValueError(
+            f"the frames have size {tuple(video.shape[-2:])} (height, width), of which less than a pixel is left "
+            f"after resizing to a longest edge of {size.longest_edge}; crop them, or give a larger size"
+        )
+
+
 def pad_videos(
     videos: list[torch.Tensor], size_divisor: int | None = None, pad_size: SizeDict | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -374,6 +387,7 @@ class MsstsVisVideoProcessor(BaseVideoProcessor):
         for video in videos:
             video = check_pixels(video, do_rescale)
             if do_resize:
+                check_aspect_ratio(video, size)
                 video = self.resize(video.contiguous(), size=size, resample=resample)
             video = self.rescale_and_normalize(video, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
             processed.append(video)
