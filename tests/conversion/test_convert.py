@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -57,13 +58,13 @@ def test_report_says_what_was_dropped_and_why():
     assert report.missing == []
 
 
-def resnext_manifest() -> dict:
-    """ResNeXt-101 64x4d has ResNet-101's names; grouped second convolutions and wider ones differ."""
+def resnext_manifest(name: str) -> dict:
+    """A ResNeXt-101 has ResNet-101's names; grouped second convolutions and wider ones differ."""
     import timm
 
     shapes = {name: tuple(p.shape) for name, p in shrink("seqformer/manifest_resnet50_enc3_dec3.json").items()}
     shapes = {name: shape for name, shape in shapes.items() if "backbone" not in name}
-    body = timm.create_model("resnext101_64x4d", features_only=True, out_indices=[2, 3, 4])
+    body = timm.create_model(name, features_only=True, out_indices=[2, 3, 4])
     for name, value in body.state_dict().items():
         if "num_batches_tracked" not in name:
             shapes[f"detr.backbone.0.body.{name}"] = tuple(value.shape)
@@ -71,7 +72,7 @@ def resnext_manifest() -> dict:
 
 
 def test_resnext():
-    shapes = resnext_manifest()
+    shapes = resnext_manifest("resnext101_64x4d")
     checkpoint = {name: torch.from_numpy(recipe.tensor(name, shape)) for name, shape in shapes.items()}
     model = convert_state_dict("seqformer", checkpoint)
     assert model.config.backbone_config.backbone == "resnext101_64x4d"
@@ -81,6 +82,28 @@ def test_resnext():
     assert torch.equal(body[f"model._backbone.{key}"], checkpoint[f"detr.backbone.0.body.{key}"])
     with torch.no_grad():
         assert torch.isfinite(model(torch.zeros(1, 1, 3, 64, 64)).logits).all()
+
+
+@pytest.mark.parametrize("name", ["resnext101_64x4d", "resnext101_32x8d"])
+def test_kind_of_resnext_is_read_from_the_checkpoint(name):
+    with torch.device("meta"):
+        checkpoint = {key: torch.empty(shape) for key, shape in resnext_manifest(name).items()}
+        model = convert_state_dict("msstsvis", checkpoint)
+    assert model.config.backbone_config.backbone == name
+    assert model.conversion_report.missing == []
+
+
+def test_unknown_resnext():
+    with torch.device("meta"):
+        checkpoint = {key: torch.empty(shape) for key, shape in resnext_manifest("resnext101_32x4d").items()}
+        with pytest.raises(ValueError, match="32 groups of 4 channels; expected depths"):
+            convert_state_dict("msstsvis", checkpoint)
+
+
+def test_without_box_refinement_it_is_another_model(published):
+    shared = {key: value for key, value in published.items() if ".decoder.bbox_embed." not in key}
+    with pytest.raises(ValueError, match=r"lacks \['detr.transformer.decoder.bbox_embed"):
+        convert_state_dict("seqformer", shared)
 
 
 def test_names_of_classes_and_wrapped_state_dicts(published):
@@ -115,6 +138,14 @@ def test_temporal_attention_weights_are_unknown_to_seqformer():
         convert_state_dict("seqformer", shrink("msstsvis/manifest_resnet50_enc3_dec3.json"))
 
 
+def test_arguments_saved_by_the_published_training_script_are_read(tmp_path):
+    arguments = Namespace(lr=2e-4, lr_drop=[4, 10], backbone="resnet50")
+    torch.save({"model": {"weight": torch.ones(2)}, "epoch": 11, "args": arguments}, tmp_path / "checkpoint.pth")
+    content = read_checkpoint(tmp_path / "checkpoint.pth")
+    assert torch.equal(content["model"]["weight"], torch.ones(2))
+    assert content["args"] == arguments
+
+
 class Bomb:
     def __reduce__(self):
         return os.system, ("touch exploded",)
@@ -125,15 +156,16 @@ def test_a_pickle_with_code_is_not_executed(tmp_path, monkeypatch):
     with open("bomb.pth", "wb") as file:
         pickle.dump({"model": Bomb()}, file)
     torch.save({"model": Bomb()}, "bomb_zip.pth")
-    for name in ("bomb.pth", "bomb_zip.pth"):
+    torch.save({"model": {}, "args": Namespace(lr=Bomb())}, "bomb_args.pth")
+    for name in ("bomb.pth", "bomb_zip.pth", "bomb_args.pth"):
         with pytest.raises(ValueError, match="could run code"):
             read_checkpoint(name)
     assert not (tmp_path / "exploded").exists()
 
 
 def test_damaged_and_missing_files(tmp_path):
-    for name in ("broken.pth", "broken.safetensors"):
-        (tmp_path / name).write_bytes(b"not a checkpoint")
+    for name, content in (("broken.pth", b"not a checkpoint"), ("e.pth", b"e"), ("broken.safetensors", b"neither")):
+        (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match="can't be read as plain weights"):
             read_checkpoint(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):

@@ -353,7 +353,14 @@ def test_arrays_that_are_no_video(source, message):
         VideoReader(source)
 
 
-@pytest.mark.parametrize(("source", "message"), [((f for f in VIDEO), "generator.*list"), ([3], "frame 0 is of type")])
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ((f for f in VIDEO), "generator.*list"),
+        ([3], "frame 0 is of type"),
+        (Image.new("RGB", (8, 8)), "put a single image into a list"),
+    ],
+)
 def test_sources_of_another_kind(source, message):
     with pytest.raises(TypeError, match=message):
         VideoReader(source)

@@ -294,6 +294,8 @@ def test_base_model_loads_from_the_head_checkpoint(model, tmp_path):
     base = type(model.model).from_pretrained(tmp_path).eval()
     with torch.no_grad():
         assert_same(base(video(1, 2)).last_hidden_state, model(video(1, 2)).last_hidden_state)
+    base.save_pretrained(tmp_path / "base")
+    assert type(AutoModel.from_pretrained(tmp_path / "base")) is type(model.model)
 
 
 def test_gradient_checkpointing_gives_equal_gradients(model):

@@ -6,6 +6,7 @@ beyond the map is an error; what is dropped on purpose is listed with the reason
 
 import pickle
 import re
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,7 @@ class KeyMap:
 def read_checkpoint(path: str | Path) -> dict:
     """
     Content of a .safetensors or PyTorch file. Only tensors and plain containers are read, no code is ever executed.
+    The command line arguments that the published training scripts save along are such a container.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -68,10 +70,12 @@ def read_checkpoint(path: str | Path) -> dict:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, SafetensorError) as error:
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{path} can't be read as plain weights ({str(error).splitlines()[0]}); a file that holds more than "
+            f"{path} can't be read as plain weights ({cause}); a file that holds more than "
             "tensors is not opened, because it could run code: save its state dict alone, where you trust it"
         ) from error
 

@@ -12,6 +12,9 @@ from ..models.seqformer.modeling_seqformer import SeqFormerForVideoInstanceSegme
 from .convert import KeyMap
 
 RESNET_DEPTHS = {(3, 4, 6, 3): "ResNet-50", (3, 4, 23, 3): "ResNet-101"}
+RESNEXT_DEPTHS = (3, 4, 23, 3)
+# (groups, channels per group) to timm's name; published code defines the first, its configuration asks for the second
+RESNEXTS = {(64, 4): "resnext101_64x4d", (32, 8): "resnext101_32x8d"}
 
 _BACKBONE = r"detr\.backbone\.0\.body\."
 _ENCODER = r"detr\.transformer\.encoder\.layers\.(\d+)\."
@@ -30,6 +33,7 @@ def infer_config(state_dict: dict, config_class: type, **hints):
         "detr.query_embed.weight",
         "detr.transformer.level_embed",
         "detr.class_embed.0.weight",
+        "detr.transformer.decoder.bbox_embed.0.layers.0.weight",  # absent without box refinement, another model
         "mask_head.lay2.weight",
     )
     missing = [key for key in needed if key not in state_dict]
@@ -86,14 +90,16 @@ def infer_backbone(state_dict: dict) -> dict:
     depths = tuple(_count(body, rf"layer{stage}\.(\d+)\.") for stage in range(1, 5))
     width, per_group = body["layer1.0.conv2.weight"].shape[:2]
     if width != per_group:  # grouped: ResNeXt, which is timm's
-        if depths != (3, 4, 23, 3) or (width, per_group) != (256, 4):
+        name = RESNEXTS.get((width // per_group, per_group))
+        if depths != RESNEXT_DEPTHS or name is None:
             raise ValueError(
-                f"a ResNeXt of depths {depths} and {width // per_group} groups; expected ResNeXt-101 64x4d"
+                f"a ResNeXt of depths {depths} with {width // per_group} groups of {per_group} channels; "
+                f"expected depths {RESNEXT_DEPTHS} and one of {RESNEXTS}"
             )
         return {
             "backbone_config": {
                 "model_type": "timm_backbone",
-                "backbone": "resnext101_64x4d",
+                "backbone": name,
                 "out_indices": [2, 3, 4],
             }
         }

@@ -542,9 +542,11 @@ def _valid_ratio(mask: torch.Tensor) -> torch.Tensor:
 class MsstsVisForVideoInstanceSegmentation(MsstsVisPreTrainedModel):
     """MS-STS VIS with class, box and mask heads."""
 
+    base_model_class = MsstsVisModel
+
     def __init__(self, config: MsstsVisConfig):
         super().__init__(config)
-        self.model = MsstsVisModel(config)
+        self.model = self.base_model_class(config)
         self.class_embed = nn.ModuleList(
             nn.Linear(config.d_model, config.num_labels) for _ in range(config.decoder_layers)
         )

@@ -17,6 +17,7 @@ class SeqFormerForVideoInstanceSegmentation(MsstsVisForVideoInstanceSegmentation
     """SeqFormer with class, box and mask heads."""
 
     config: SeqFormerConfig
+    base_model_class = SeqFormerModel
 
 
 LOSS_MAPPING["SeqFormerForVideoInstanceSegmentation"] = video_instance_segmentation_loss
