@@ -24,7 +24,7 @@ def published():
     return {name: torch.from_numpy(value) for name, value in checkpoint.items()}
 
 
-def shrink(manifest: str, **limits) -> dict:
+def shrink(manifest: str) -> dict:
     """Published names and shapes of `manifest` as tensors without memory."""
     import json
 
