@@ -5,6 +5,7 @@ Letters: N frames, Q queries, S pixels over all L levels, C channels, M heads, P
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ..ops.multi_scale_deformable_attention import multi_scale_deformable_attention
 
@@ -55,15 +56,28 @@ class DeformableAttention(nn.Module):
         value = value.view(*value.shape[:2], M, -1)  # (N, S, M, C/M)
         # places and weights in float32 at least: half precision would move the places by pixels
         dtype = torch.promote_types(value.dtype, torch.float32)
-        offsets = self.sampling_offsets(query).to(dtype).view(N, Q, M, L, P, 2)
+        offsets = self._offsets(query, reference_points.shape[-1], spatial_shapes).to(dtype).view(N, Q, M, L, P, 2)
         weights = self.attention_weights(query).to(dtype).view(N, Q, M, L * P).softmax(-1).view(N, Q, M, L, P)
         centres = reference_points[:, :, None, :, None, :2]  # (N, Q, 1, L, 1, 2)
-        if reference_points.shape[-1] == 2:
-            size = offsets.new_tensor([(width, height) for height, width in spatial_shapes])
-            places = centres + offsets / size[:, None]
-        else:
-            places = centres + offsets / P * reference_points[:, :, None, :, None, 2:] * 0.5
+        if reference_points.shape[-1] == 4:
+            offsets = offsets * reference_points[:, :, None, :, None, 2:]
+        places = centres + offsets
         return multi_scale_deformable_attention(value, spatial_shapes, places, weights)
+
+    def _offsets(
+        self, query: torch.Tensor, reference_size: int, spatial_shapes: list[tuple[int, int]]
+    ) -> torch.Tensor:
+        """
+        Learned offsets `(N, Q, M * L * P * 2)`: in pixels of each level for centres, in half boxes over P for boxes.
+        Their unit is multiplied into the weights, because a division of the result costs as much as the layer.
+        """
+        linear = self.sampling_offsets
+        if reference_size == 4:
+            scale = linear.weight.new_tensor(0.5 / self.num_points)
+        else:
+            unit = linear.weight.new_tensor([(1 / width, 1 / height) for height, width in spatial_shapes])  # (L, 2)
+            scale = unit[None, :, None].expand(self.num_heads, -1, self.num_points, -1).reshape(-1)
+        return F.linear(query, linear.weight * scale[..., None], linear.bias * scale)
 
     def forward(self, query, reference_points, features, feature_mask, spatial_shapes) -> torch.Tensor:
         """[`~DeformableAttention.sample`] and the output projection: `(N, Q, C)`."""

@@ -1,6 +1,6 @@
 """Masks by dynamic convolution: each instance brings the weights that find it in the frame's mask features.
 
-Letters: B videos, T frames, K instances, C channels, h w stride-8 pixels.
+Letters: B videos, T frames, K instances, C channels, D mask channels, h w stride-8 pixels.
 Source: CondInst (dynamic convolutions, relative coordinates, aligned upsampling); SeqFormer (its use on video).
 """
 
@@ -14,17 +14,17 @@ FEATURE_STRIDE = 8
 
 
 class MaskFeaturePyramid(nn.Module):
-    """Fuse encoder maps of strides 8, 16 and 32 from coarse to fine to C/32 mask channels at stride 8."""
+    """Fuse encoder maps of strides 8, 16 and 32 from coarse to fine to D mask channels (C/32 as published) at stride 8."""
 
-    def __init__(self, d_model: int):
+    def __init__(self, d_model: int, channels: int):
         super().__init__()
         self.fusions = nn.ModuleList(nn.Conv2d(d_model, d_model, 3, padding=1) for _ in range(3))
         self.reductions = nn.ModuleList(
-            [nn.Conv2d(d_model, d_model // 4, 3, padding=1), nn.Conv2d(d_model // 4, d_model // 32, 3, padding=1)]
+            [nn.Conv2d(d_model, d_model // 4, 3, padding=1), nn.Conv2d(d_model // 4, channels, 3, padding=1)]
         )
 
     def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
-        """Maps `(N, C, H_l, W_l)`, finest first, to `(N, C/32, h, w)`."""
+        """Maps `(N, C, H_l, W_l)`, finest first, to `(N, D, h, w)`."""
         fine, middle, coarse = maps
         fused = self.fusions[0](coarse).relu()
         fused = self.fusions[1](middle + F.interpolate(fused, size=middle.shape[-2:])).relu()
@@ -53,7 +53,7 @@ def dynamic_masks(
     Mask logits of instances at stride 4.
 
     Args:
-        features: `(B, T, C/32, h, w)` mask features at stride 8.
+        features: `(B, T, D, h, w)` mask features at stride 8.
         parameters: `(B, K, num_dynamic_parameters)`: all weights, layer by layer, then all biases.
         centres: `(B, T, K, 2)` xy reference point of every instance in every frame, in input pixels.
         channels: channels between the dynamic convolutions.

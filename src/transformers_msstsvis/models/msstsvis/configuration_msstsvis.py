@@ -49,6 +49,9 @@ class MsstsVisConfig(PreTrainedConfig):
         temporal_position_embedding (`bool`, *optional*, defaults to `False`):
             Add a sine embedding of the frame index to the queries and keys of the temporal attentions. The published
             code has no notion of temporal order.
+        mask_feature_channels (`int`, *optional*):
+            Channels of the mask features that the dynamic convolutions read; `d_model // 32`, as published, when left
+            out. Narrow models need more than that.
         mask_channels (`int`, *optional*, defaults to 8): Channels of the dynamic convolutions of the mask head.
         mask_layers (`int`, *optional*, defaults to 3): Number of dynamic convolutions.
         auxiliary_loss (`bool`, *optional*, defaults to `True`): Apply the losses at every decoder layer.
@@ -112,6 +115,7 @@ class MsstsVisConfig(PreTrainedConfig):
     temporal_hidden_size: int = 64
     temporal_attention_heads: int = 4
     temporal_position_embedding: bool = False
+    mask_feature_channels: int | None = None
     mask_channels: int = 8
     mask_layers: int = 3
     auxiliary_loss: bool = True
@@ -134,6 +138,8 @@ class MsstsVisConfig(PreTrainedConfig):
                 f"the backbone's model_type is {self.backbone_config.get('model_type')!r}; expected one that "
                 'transformers knows, such as "resnet", "swin" or "timm_backbone"'
             )
+        if self.mask_feature_channels is None:
+            self.mask_feature_channels = max(self.d_model // 32, 1)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
@@ -141,7 +147,13 @@ class MsstsVisConfig(PreTrainedConfig):
         for name in (
             *("d_model", "num_queries", "num_labels", "decoder_layers", "num_feature_levels"),
             *("encoder_attention_heads", "encoder_n_points", "decoder_attention_heads", "decoder_n_points"),
-            *("temporal_hidden_size", "temporal_attention_heads", "mask_channels", "mask_layers"),
+            *(
+                "temporal_hidden_size",
+                "temporal_attention_heads",
+                "mask_feature_channels",
+                "mask_channels",
+                "mask_layers",
+            ),
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")

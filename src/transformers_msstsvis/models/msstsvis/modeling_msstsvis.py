@@ -550,8 +550,8 @@ class MsstsVisForVideoInstanceSegmentation(MsstsVisPreTrainedModel):
         self.class_embed = nn.ModuleList(
             nn.Linear(config.d_model, config.num_labels) for _ in range(config.decoder_layers)
         )
-        self.mask_features = MaskFeaturePyramid(config.d_model)
-        num_parameters = num_dynamic_parameters(config.d_model // 32, config.mask_channels, config.mask_layers)
+        self.mask_features = MaskFeaturePyramid(config.d_model, config.mask_feature_channels)
+        num_parameters = num_dynamic_parameters(config.mask_feature_channels, config.mask_channels, config.mask_layers)
         self.controller = MLP(config.d_model, config.d_model, num_parameters, num_layers=3)
         self.post_init()
 
@@ -608,7 +608,7 @@ class MsstsVisForVideoInstanceSegmentation(MsstsVisPreTrainedModel):
         )
 
     def predict_mask_features(self, memory: torch.Tensor, spatial_shapes: list[tuple[int, int]]) -> torch.Tensor:
-        """Encoder features `(B, T, S, C)` to mask features `(B, T, C/32, h, w)` at stride 8."""
+        """Encoder features `(B, T, S, C)` to mask features `(B, T, D, h, w)` at stride 8."""
         levels = memory.flatten(0, 1).split([height * width for height, width in spatial_shapes], dim=1)[:3]
         maps = [
             level.transpose(1, 2).unflatten(2, shape) for level, shape in zip(levels, spatial_shapes, strict=False)
@@ -628,7 +628,7 @@ class MsstsVisForVideoInstanceSegmentation(MsstsVisPreTrainedModel):
         return self.dynamic_masks(states, centres, outputs.frame_sizes, features)
 
     def dynamic_masks(self, states, centres, frame_sizes, features) -> torch.Tensor:
-        """Queries `(N, k, C)` and centres `(N, T, k, 2)` on features `(N, T, C/32, h, w)`: `(N, k, T, 2h, 2w)`."""
+        """Queries `(N, k, C)` and centres `(N, T, k, 2)` on features `(N, T, D, h, w)`: `(N, k, T, 2h, 2w)`."""
         pixels = centres * frame_sizes[:, :, None].flip(-1)  # xy in input pixels
         config = self.config
         return dynamic_masks(features, self.controller(states), pixels, config.mask_channels, config.mask_layers)
