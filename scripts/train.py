@@ -1,7 +1,10 @@
 #!/usr/bin/env python
-"""Train a model for video instance segmentation on a YouTube-VIS annotation file.
+"""Train a model for video instance segmentation on annotated videos, and on single images beside them.
 
     python scripts/train.py --config scripts/configs/synthetic-cpu-1.json --dataset annotations.json --output_dir out
+    python scripts/train.py --model DIR --dataset train.json --output_dir out --eval_dataset valid.json \
+        --eval_strategy steps --save_strategy steps --load_best_model_at_end --metric_for_best_model AP
+    python scripts/train.py ... --resume_from_checkpoint last      goes on where a run was stopped
 
 Every argument of transformers' TrainingArguments is a flag as well; flags override the recipe given with --config.
 """
@@ -12,21 +15,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_seed
+from transformers.integrations import is_tensorboard_available
 
 from transformers_msstsvis import AutoModelForVideoInstanceSegmentation, MsstsVisVideoProcessor
+from transformers_msstsvis.data.augmentation import ClipAugmentation
 from transformers_msstsvis.data.clips import ClipCollator, VideoClips
-from transformers_msstsvis.training import VisTrainer
+from transformers_msstsvis.data.loading import load_vis_dataset
+from transformers_msstsvis.data.pseudo_clips import PseudoClips
+from transformers_msstsvis.data.sampling import SAMPLINGS, Clips, JointClips
+from transformers_msstsvis.training import VisTrainer, load_for_training
 
 
 @dataclass
 class Arguments:
-    dataset: str = field(metadata={"help": "YouTube-VIS annotation file with the training videos."})
+    dataset: str = field(metadata={"help": "Annotation file with the training videos."})
     frames_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the frames; JPEGImages beside the file."}
+        default=None, metadata={"help": "Folder of the frames; found around the annotation file if unset."}
     )
+    eval_dataset: str | None = field(
+        default=None, metadata={"help": "Annotations of videos to evaluate on, with --eval_strategy or at the end."}
+    )
+    eval_frames_dir: str | None = field(default=None, metadata={"help": "Folder of their frames."})
+    eval_max_frames: int = field(default=36, metadata={"help": "Longest clip that the model sees in evaluation."})
+    num_samples: int = field(default=4, metadata={"help": "Videos to draw at each evaluation."})
     model: str | None = field(default=None, metadata={"help": "Checkpoint to start from; from scratch when left out."})
     model_config: str | None = field(
-        default=None, metadata={"help": "JSON object of configuration arguments; with --model, what to change."}
+        default=None,
+        metadata={
+            "help": "JSON object of configuration arguments; with --model, what to change, such as "
+            '{"model_type": "msstsvis"} to start MS-STS VIS from a SeqFormer.'
+        },
     )
     pretrained_backbone: str | None = field(
         default=None, metadata={"help": "Backbone weights to start from: Hub name, folder, or timm name of weights."}
@@ -36,58 +54,132 @@ class Arguments:
     shortest_edge: int | None = field(
         default=None, metadata={"help": "Resize frames to this; their own size if unset."}
     )
+    sampling: str = field(default="window", metadata={"help": f"How frames are drawn: {', '.join(SAMPLINGS)}."})
+    stride: int = field(default=1, metadata={"help": "Frames from one frame of a clip to the next, with strided."})
+    augmentation: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON object of arguments of ClipAugmentation, {} as published; takes the place of flip and "
+            "shortest_edge."
+        },
+    )
+    on_error: str = field(default="raise", metadata={"help": "skip: replace clips that can't be read by others."})
+    stills: str | None = field(
+        default=None, metadata={"help": "Annotation file of single images, such as COCO's, to make more clips of."}
+    )
+    stills_dir: str | None = field(default=None, metadata={"help": "Folder of the single images."})
+    stills_share: float | None = field(
+        default=None, metadata={"help": "Share of their clips, 0 to 1; as many as there are images if unset."}
+    )
+    stills_classes: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON object from their class names to those of the videos where they differ, null for one to "
+            "leave out. Classes that the videos lack are left out."
+        },
+    )
     backbone_lr_scale: float = field(default=0.1, metadata={"help": "Backbone learning rate relative to the others."})
     sampling_lr_scale: float = field(default=0.1, metadata={"help": "The same for sampling offsets."})
+    adversarial: float = field(
+        default=0.0, metadata={"help": "Weight of the adversarial mask loss, which trains a discriminator as well."}
+    )
+    discriminator_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the discriminator."})
 
 
 def main() -> int:
     parser = HfArgumentParser((Arguments, TrainingArguments))
+    if is_tensorboard_available():
+        parser.set_defaults(report_to="tensorboard")
     try:
         arguments, training = parser.parse_args_into_dataclasses(read_recipe(sys.argv[1:]))
         trainer = make_trainer(arguments, training)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    resume = training.resume_from_checkpoint
+    trainer.train(resume_from_checkpoint=True if resume == "last" else resume)
     trainer.save_model()
     trainer.save_state()
+    if arguments.eval_dataset:
+        trainer.save_metrics("eval", trainer.evaluate())
     return 0
 
 
 def make_trainer(arguments: Arguments, training: TrainingArguments) -> VisTrainer:
     """The trainer that the command line asks for."""
     set_seed(training.seed)
-    clips = VideoClips(
-        arguments.dataset,
-        arguments.frames_dir,
-        arguments.num_frames,
-        arguments.flip,
-        arguments.shortest_edge,
-        training.seed,
-    )
+    clips = make_clips(arguments, training.seed)
     settings = json.loads(arguments.model_config or "{}")
     settings |= {"id2label": clips.id2label, "label2id": {name: index for index, name in clips.id2label.items()}}
     if arguments.model is None:
         config = AutoConfig.for_model(settings.pop("model_type", "msstsvis"), **settings)
         model = AutoModelForVideoInstanceSegmentation.from_config(config)
     else:
-        model = AutoModelForVideoInstanceSegmentation.from_pretrained(
-            arguments.model, **settings, ignore_mismatched_sizes=True
-        )
+        model = load_for_training(arguments.model, **settings)
     if arguments.pretrained_backbone:
         model.model.backbone.load_pretrained(arguments.pretrained_backbone)
-    shortest = arguments.shortest_edge or min(min(video["height"], video["width"]) for video in clips.videos)
-    processor = MsstsVisVideoProcessor(size={"shortest_edge": shortest, "longest_edge": shortest * 16 // 9})
-    training.remove_unused_columns = False
+    processor = MsstsVisVideoProcessor(size=inference_size(arguments, clips))
+    videos = load_vis_dataset(arguments.eval_dataset, arguments.eval_frames_dir) if arguments.eval_dataset else None
     return VisTrainer(
         model=model,
         args=training,
         train_dataset=clips,
+        eval_dataset=videos,
         data_collator=ClipCollator(),
         processing_class=processor,
         backbone_lr_scale=arguments.backbone_lr_scale,
         sampling_lr_scale=arguments.sampling_lr_scale,
+        adversarial=arguments.adversarial,
+        discriminator_learning_rate=arguments.discriminator_learning_rate,
+        eval_max_frames=arguments.eval_max_frames,
+        num_samples=arguments.num_samples,
     )
+
+
+def make_clips(arguments: Arguments, seed: int) -> Clips:
+    """The training clips that the command line asks for."""
+    common = {
+        "num_frames": arguments.num_frames,
+        "flip": arguments.flip,
+        "shortest_edge": arguments.shortest_edge,
+        "seed": seed,
+        "on_error": arguments.on_error,
+    }
+    augmentation = stills_augmentation = None
+    if arguments.augmentation is not None:
+        settings = json.loads(arguments.augmentation)
+        augmentation = ClipAugmentation.from_dict(settings)
+        # The frames of a pseudo clip differ in their colours already.
+        stills_augmentation = ClipAugmentation.from_dict(settings | {"photometric_probability": 0})
+    videos = VideoClips(
+        arguments.dataset,
+        arguments.frames_dir,
+        sampling=arguments.sampling,
+        stride=arguments.stride,
+        augmentation=augmentation,
+        **common,
+    )
+    if arguments.stills is None:
+        return videos
+    stills = PseudoClips(arguments.stills, arguments.stills_dir, augmentation=stills_augmentation, **common)
+    share = arguments.stills_share
+    return JointClips(
+        [videos, stills],
+        weights=None if share is None else [1 - share, share],
+        renames=[None, json.loads(arguments.stills_classes or "{}")],
+        unmatched="drop",
+        seed=seed,
+    )
+
+
+def inference_size(arguments: Arguments, clips: Clips) -> dict[str, int]:
+    """The frame size that the processor is saved with: that of training, or as published with the augmentation."""
+    if arguments.augmentation is not None:
+        scale = json.loads(arguments.augmentation).get("scale", 1)
+        return {"shortest_edge": round(360 * scale), "longest_edge": round(640 * scale)}
+    videos = (clips.sources[0] if isinstance(clips, JointClips) else clips).dataset
+    shortest = arguments.shortest_edge or min(*videos["height"], *videos["width"])
+    return {"shortest_edge": shortest, "longest_edge": shortest * 16 // 9}
 
 
 def read_recipe(argv: list[str]) -> list[str]:

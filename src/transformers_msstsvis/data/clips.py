@@ -3,16 +3,37 @@
 Letters: T frames, n instances, H W pixels.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
+from datasets import Dataset
 from pycocotools import mask as rle_codec
 from torch.nn import functional as F
 from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2.functional import resize
+from transformers.utils import logging
+
+from .augmentation import ClipAugmentation, resize_clip
+from .loading import load_vis_dataset
+from .sampling import (
+    SAMPLINGS,
+    Clips,
+    consecutive_frames,
+    published_frames,
+    strided_frames,
+    window_frames,
+)
+
+logger = logging.get_logger(__name__)
+
+COLUMNS = ("video_id", "height", "width", "length", "file_names", "frames_dir", "annotations")
+# With so many unreadable clips in a row, something is wrong with the whole data set.
+MAX_REPLACEMENTS = 20
+
+
+class ClipError(ValueError):
+    """A frame or a mask that cannot be read."""
 
 
 def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
@@ -27,135 +48,275 @@ def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
 
 
 def masks_to_boxes(masks: torch.Tensor) -> torch.Tensor:
-    """Tight boxes cx cy w h in `[0, 1]` of masks `(..., H, W)`: `(..., 4)`, zeros for empty masks."""
+    """Tight boxes cx cy w h in `[0, 1]` of masks `(..., H, W)` bool: `(..., 4)`, zeros for empty masks."""
     H, W = masks.shape[-2:]
+    pixels = masks.view(torch.uint8)  # whose maximum is several times faster than `any`
 
     def extent(hit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         index = torch.arange(hit.shape[-1])
         first = torch.where(hit, index, hit.shape[-1]).amin(-1)
         return first, torch.where(hit, index + 1, 0).amax(-1)
 
-    x0, x1 = extent(masks.any(-2))
-    y0, y1 = extent(masks.any(-1))
+    x0, x1 = extent(pixels.amax(-2).bool())
+    y0, y1 = extent(pixels.amax(-1).bool())
     boxes = torch.stack(((x0 + x1) / (2 * W), (y0 + y1) / (2 * H), (x1 - x0) / W, (y1 - y0) / H), dim=-1)
-    return boxes * masks.flatten(-2).any(-1)[..., None]
+    return boxes * (x1 > x0)[..., None]
 
 
-def sample_frames(length: int, num_frames: int, rng: np.random.Generator) -> np.ndarray:
+def make_labels(class_labels: torch.Tensor, masks: torch.Tensor) -> dict[str, torch.Tensor]:
     """
-    `num_frames` sorted frame indices, drawn from a window of random length and place, so that a model sees near frames
-    and far ones. Videos shorter than the clip repeat frames.
+    The labels of a clip from class labels `(n,)` and masks `(n, T, H, W)` bool: `class_labels (m,)`,
+    `boxes (m, T, 4)`, `masks (m, T, H, W)` and `valid (m, T)` of the instances that at least one frame shows.
     """
-    if length < num_frames:
-        return np.sort(rng.choice(length, num_frames, replace=True))
-    window = rng.integers(num_frames, length + 1)
-    start = rng.integers(0, length - window + 1)
-    return start + np.sort(rng.choice(window, num_frames, replace=False))
+    boxes = masks_to_boxes(masks)
+    valid = boxes[..., 2] > 0
+    shown = valid.any(1)
+    labels = {"class_labels": class_labels, "boxes": boxes, "masks": masks, "valid": valid}
+    return labels if shown.all() else {name: value[shown] for name, value in labels.items()}
 
 
-class VideoClips(torch.utils.data.Dataset):
+class VideoClips(Clips):
     """
-    Random clips of the videos of a YouTube-VIS annotation file.
+    Random clips of annotated videos.
 
     An item is `{"frames": (T, 3, H, W) uint8, "labels": {class_labels, boxes, masks, valid}, "video_id"}`; the same
-    index gives the same clip in the same epoch. Instances that no frame of the clip shows are left out.
+    index gives the same clip in the same epoch, in any worker. Crowds are left out, and so are instances that no frame
+    of the clip shows; a clip may have none.
 
     Args:
-        annotations: path of a YouTube-VIS JSON file.
-        frames_dir: folder that `file_names` are relative to; `JPEGImages` beside the file by default.
+        videos: annotation file (whatever [`load_vis_dataset`] reads), or a data set as it returns.
+        frames_dir: folder that `file_names` are relative to; the one that the loader finds by default.
         num_frames: frames T of a clip.
         flip: mirror half of the clips.
         shortest_edge: resize the frames so that their shorter side has this many pixels; as they are by default.
         seed: of the sampling, together with the epoch ([`~VideoClips.set_epoch`]) and the index.
+        sampling: frames of a clip.
+            `"window"`: an index is a video; frames of a window of random length and place.
+            `"published"`: an index is a frame, so that an epoch is as long as in the published schedules; this key
+            frame, near ones and others ([`published_frames`]).
+            `"strided"`: an index is a video; frames at equal distance.
+            `"consecutive"`: for evaluation, with `flip=False`; an index is one of the windows of T frames that cover a
+            video, every frame once. The last window of a video may be shorter.
+        stride: frames from one frame of a `"strided"` clip to the next.
+        augmentation: takes the place of `flip` and `shortest_edge`, such as [`ClipAugmentation`]; called with frames,
+            masks `(n, T, H, W)` and a random generator.
+        on_error: `"raise"`, or `"skip"` to put another clip in the place of one that cannot be read. Which one depends
+            on seed, epoch and index only. Every unreadable file is logged once, see also [`~VideoClips.failures`].
+
+    Attributes:
+        dataset: the data set of the videos.
+        lengths: frames of each video.
 
     Raises:
-        FileNotFoundError: when the file or the folder is missing.
-        ValueError: when the file is not in YouTube-VIS format.
+        FileNotFoundError: when the file or the folder is missing; by an item, when a frame is.
+        ClipError: by an item, when a frame cannot be decoded, is not of the declared size, or does not fit its masks.
+        ValueError: for a file that is no annotation file, and for arguments that don't go together.
     """
 
     def __init__(
         self,
-        annotations: str | Path,
+        videos: str | Path | Dataset,
         frames_dir: str | Path | None = None,
         num_frames: int = 5,
         flip: bool = True,
         shortest_edge: int | None = None,
         seed: int = 0,
+        *,
+        sampling: str = "window",
+        stride: int = 1,
+        augmentation: ClipAugmentation | None = None,
+        on_error: str = "raise",
     ):
-        annotations = Path(annotations)
-        if not annotations.is_file():
-            raise FileNotFoundError(f"no annotation file at {annotations}")
-        self.frames_dir = Path(frames_dir) if frames_dir is not None else annotations.parent / "JPEGImages"
-        if not self.frames_dir.is_dir():
-            raise FileNotFoundError(f"no frames folder at {self.frames_dir}; pass frames_dir")
-        content = json.loads(annotations.read_text())
-        missing = [key for key in ("videos", "annotations", "categories") if not content.get(key)]
+        super().__init__()
+        if sampling not in SAMPLINGS:
+            raise ValueError(f"sampling is {sampling!r}; expected one of {SAMPLINGS}")
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f'on_error is {on_error!r}; expected "raise" or "skip"')
+        if num_frames < 1 or stride < 1:
+            raise ValueError(f"num_frames is {num_frames} and stride {stride}; expected at least 1")
+        if augmentation is not None and shortest_edge is not None:
+            raise ValueError(
+                f"shortest_edge is {shortest_edge}, but the augmentation resizes the frames already: leave it out, or "
+                "set short_sides or scale of the augmentation"
+            )
+        if not isinstance(videos, Dataset):
+            videos, frames_dir = load_vis_dataset(videos, frames_dir, on_error=on_error), None
+        missing = [name for name in COLUMNS if name not in videos.column_names]
         if missing:
-            raise ValueError(f"{annotations} has no {missing}; expected a YouTube-VIS file with labels")
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        self.id2label = {index: category["name"] for index, category in enumerate(categories)}
-        self.category_ids = [category["id"] for category in categories]
-        position = {category_id: index for index, category_id in enumerate(self.category_ids)}
-        self.videos = content["videos"]
-        self.tracks: dict[int, list[dict]] = {video["id"]: [] for video in self.videos}
-        for track in content["annotations"]:
-            if not track.get("iscrowd"):
-                track["class_label"] = position[track["category_id"]]
-                self.tracks[track["video_id"]].append(track)
-        self.num_frames, self.flip, self.shortest_edge, self.seed, self.epoch = (
-            num_frames,
-            flip,
-            shortest_edge,
-            seed,
-            0,
-        )
+            raise ValueError(f"the data set lacks the columns {missing}; expected those of load_vis_dataset")
+        self.dataset = videos
+        self.frames_dir = None if frames_dir is None else Path(frames_dir)
+        self.num_frames, self.flip, self.shortest_edge, self.seed = num_frames, flip, shortest_edge, seed
+        self.sampling, self.stride, self.augmentation, self.on_error = sampling, stride, augmentation, on_error
+        self.id2label = dict(enumerate(videos.features["annotations"].feature["label"].names))
+        # Rows are read from Arrow, so that only the masks and frames of the clip become Python objects.
+        self._rows = videos.with_format("arrow")
+        columns = self._rows.select_columns(["video_id", "height", "width", "length"])[:]
+        self.video_ids, heights, widths, self.lengths = (column.to_numpy() for column in columns.columns)
+        self._sizes = np.stack((heights, widths), axis=1)
+        self._first_frame = np.concatenate(([0], np.cumsum(self.lengths)))
+        if sampling == "published":
+            self._index(self.lengths)
+        elif sampling == "consecutive":
+            self._index(-(-self.lengths // num_frames))
+        else:
+            self._index(np.minimum(self.lengths, 1))
+        if not len(self):
+            raise ValueError("the data set has no frames; expected at least one video with frames")
+        self._failures = torch.zeros(int(self._first_frame[-1]), dtype=torch.int32).share_memory_()
 
-    def set_epoch(self, epoch: int) -> None:
-        """Draw other clips from now on."""
-        self.epoch = epoch
+    def _index(self, counts: np.ndarray) -> None:
+        """Give each video so many indices."""
+        self._first_index = np.concatenate(([0], np.cumsum(counts)))
 
     def __len__(self) -> int:
-        return len(self.videos)
+        return int(self._first_index[-1])
 
-    def __getitem__(self, index: int) -> dict:
-        video = self.videos[index]
-        rng = np.random.default_rng((self.seed, self.epoch, index))
-        frames = sample_frames(len(video["file_names"]), self.num_frames, rng)
-        pixels = torch.stack([self._read(video["file_names"][frame]) for frame in frames])
-        H, W = pixels.shape[-2:]
-        tracks = self.tracks[video["id"]]
-        masks = np.zeros((len(tracks), len(frames), H, W), dtype=bool)
-        for row, track in enumerate(tracks):
-            for column, frame in enumerate(frames):
-                masks[row, column] = decode_segmentation(track["segmentations"][frame], H, W)
-        masks = torch.from_numpy(masks)
-        shown = masks.flatten(1).any(1)
-        masks = masks[shown]
-        if self.shortest_edge is not None:
-            pixels = resize(pixels, self.shortest_edge, antialias=True)
-            size = pixels.shape[-2:]
-            masks = resize(masks.flatten(0, 1), size, InterpolationMode.NEAREST_EXACT).unflatten(0, masks.shape[:2])
-        if self.flip and rng.random() < 0.5:
-            pixels, masks = pixels.flip(-1), masks.flip(-1)
-        classes = torch.tensor([track["class_label"] for track in tracks], dtype=torch.int64)[shown]
-        labels = {
-            "class_labels": classes,
-            "boxes": masks_to_boxes(masks),
-            "masks": masks,
-            "valid": masks.flatten(2).any(2),
-        }
-        return {"frames": pixels, "labels": labels, "video_id": video["id"]}
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many clips each unreadable file has cost so far, in all workers."""
+        failed = {}
+        for position in self._failures.nonzero().flatten().tolist():
+            row = int(np.searchsorted(self._first_frame, position, side="right")) - 1
+            name = self.dataset[row]["file_names"][position - int(self._first_frame[row])]
+            failed[name] = int(self._failures[position])
+        return failed
 
-    def _read(self, file_name: str) -> torch.Tensor:
-        path = self.frames_dir / file_name
-        if not path.is_file():
-            raise FileNotFoundError(f"frame {path} is missing")
-        return decode_image(str(path), mode=ImageReadMode.RGB)
+    def clip(self, index: int, epoch: int) -> dict:
+        """The clip at `index` in the given epoch."""
+        try:
+            return self._clip(index, epoch)
+        except (ClipError, FileNotFoundError) as error:
+            if self.on_error == "raise":
+                raise
+            last_error = error
+        for attempt in range(MAX_REPLACEMENTS):
+            other = np.random.default_rng((self.seed, epoch, index, attempt)).integers(len(self))
+            try:
+                return self._clip(int(other), epoch)
+            except (ClipError, FileNotFoundError) as error:
+                last_error = error
+        raise ClipError(
+            f"clip {index} cannot be read, and {MAX_REPLACEMENTS} others in its place neither; expected most of the "
+            f"data set to be readable. The last error: {last_error}"
+        ) from last_error
+
+    def _clip(self, index: int, epoch: int) -> dict:
+        rng = np.random.default_rng((self.seed, epoch, index))
+        row = int(np.searchsorted(self._first_index, index, side="right")) - 1
+        pixels, masks, classes = self._read(row, index - int(self._first_index[row]), rng)
+        if self.augmentation is not None:
+            pixels, masks = self.augmentation(pixels, masks, rng)
+        else:
+            if self.shortest_edge is not None:
+                pixels, masks = resize_clip(pixels, masks, self.shortest_edge)
+            if self.flip and rng.random() < 0.5:
+                pixels, masks = pixels.flip(-1), masks.flip(-1)
+        return {"frames": pixels, "labels": make_labels(classes, masks), "video_id": int(self.video_ids[row])}
+
+    def _read(self, row: int, position: int, rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
+        """Frames, masks and class labels of the clip at the `position`-th index of a video."""
+        length = int(self.lengths[row])
+        if self.sampling == "published":
+            frames = published_frames(length, self.num_frames, position, rng)
+        elif self.sampling == "consecutive":
+            frames = consecutive_frames(length, self.num_frames, position)
+        elif self.sampling == "strided":
+            frames = strided_frames(length, self.num_frames, self.stride, rng)
+        else:
+            frames = window_frames(length, self.num_frames, rng)
+        return self.read(row, frames)
+
+    def read(self, row: int, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Frames of a video as they are: pixels `(T, 3, H, W)` uint8, masks `(n, T, H, W)` bool and class labels `(n,)`
+        of all its instances.
+        """
+        video = self._rows[row]
+        frames, repeats = np.unique(frames, return_inverse=True)
+        pixels = torch.stack([self._read_frame(video, row, int(frame)) for frame in frames])
+        masks, classes = self._read_masks(video, row, frames)
+        if len(repeats) > len(frames):
+            pixels, masks = pixels[repeats], masks[:, repeats]
+        return pixels, masks, classes
+
+    def _read_frame(self, video: pa.Table, row: int, frame: int) -> torch.Tensor:
+        name = video["file_names"][0][frame].as_py()
+        path, content = self.frames_dir, None
+        if "frames" in video.column_names:
+            embedded = video["frames"][0][frame].as_py()
+            content, path, name = embedded["bytes"], path or "", embedded["path"] or name
+        path = Path(video["frames_dir"][0].as_py() or "" if path is None else path) / name
+        place = f"frame {path} of video {self.video_ids[row]}"
+        if content is None and not path.is_file():
+            self._fail(row, frame, f"{place} is missing")
+            raise FileNotFoundError(f"{place} is missing: restore it, pass frames_dir, or skip it with on_error")
+        try:
+            source = str(path) if content is None else torch.frombuffer(bytearray(content), dtype=torch.uint8)
+            pixels = decode_image(source, mode=ImageReadMode.RGB)
+            if pixels.ndim != 3:
+                raise ValueError("an animation")
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            self._fail(row, frame, f"{place} cannot be decoded")
+            raise ClipError(
+                f"{place} cannot be decoded ({reason}); expected a complete JPEG, PNG, WebP or GIF: replace the file, "
+                "or skip it with on_error"
+            ) from error
+        if tuple(pixels.shape[-2:]) != tuple(self._sizes[row]):
+            sizes = f"{pixels.shape[-2]}x{pixels.shape[-1]} pixels", "{}x{}".format(*self._sizes[row])
+            self._fail(row, frame, f"{place} has another size than declared")
+            raise ClipError(
+                f"{place} has {sizes[0]} (height x width); the annotations declare {sizes[1]}: correct the "
+                "annotations, or resize the frame together with its masks"
+            )
+        return pixels
+
+    def _read_masks(self, video: pa.Table, row: int, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        H, W = (int(side) for side in self._sizes[row])
+        place = f"video {self.video_ids[row]}"
+        annotations = video["annotations"].chunk(0).flatten()
+        counted = ~annotations.field("iscrowd").to_numpy(zero_copy_only=False).astype(bool)
+        segmentations = annotations.field("segmentations")
+        starts, ends = (segmentations.offsets.to_numpy()[at][counted] for at in (slice(None, -1), slice(1, None)))
+        if (ends - starts != self.lengths[row]).any():
+            raise ClipError(
+                f"{place} has {self.lengths[row]} frames and an instance with another number of segmentations; "
+                "expected one per frame, null where it is absent"
+            )
+        wanted = segmentations.values.take(pa.array((starts[:, None] + frames).ravel())).to_pylist()
+        masks = np.zeros((len(wanted), H, W), dtype=bool)
+        for mask, rle in zip(masks, wanted, strict=True):
+            if rle is None:
+                continue
+            if rle["size"] != [H, W]:
+                raise ClipError(
+                    f"{place} has a segmentation of {'x'.join(map(str, rle['size']))} (height x width); the video is "
+                    f"declared as {H}x{W}: correct whichever is wrong"
+                )
+            try:
+                mask[:] = rle_codec.decode(rle)
+            except ValueError as error:
+                raise ClipError(f"{place} has a segmentation that is no RLE ({error}): encode it anew") from error
+        classes = annotations.field("label").to_numpy().astype(np.int64)[counted]
+        return torch.from_numpy(masks).view(len(classes), len(frames), H, W), torch.from_numpy(classes)
+
+    def _fail(self, row: int, frame: int, problem: str) -> None:
+        position = int(self._first_frame[row]) + frame
+        if self.on_error == "skip" and not self._failures[position]:
+            logger.warning(f"{problem}; other clips take the place of those with this frame.")
+        self._failures[position] += 1
+
+    def num_instances(self) -> np.ndarray:
+        """How many instances each video has, crowds included."""
+        column = self._rows.select_columns(["annotations"])[:]["annotations"]
+        return np.concatenate([pa.compute.list_value_length(chunk).to_numpy() for chunk in column.chunks])
 
 
 class ClipCollator:
     """
     Clips to one batch of the models' contract, padded bottom right to common multiples of `size_divisor` and in time.
+    Labels carry the `video_id` of their clip, a tensor without axes, if it has one.
 
     Args:
         mean, std: of the pixels in `[0, 1]`, per channel.
@@ -180,7 +341,7 @@ class ClipCollator:
         labels = []
         for row, clip in enumerate(clips):
             t, _, h, w = clip["frames"].shape
-            pixels[row, :t, :, :h, :w] = (clip["frames"].float() / 255 - self.mean) / self.std
+            pixels[row, :t, :, :h, :w].copy_(clip["frames"]).div_(255).sub_(self.mean).div_(self.std)
             pixel_mask[row, :t, :h, :w] = 1
             target = clip["labels"]
             labels.append(
@@ -191,4 +352,6 @@ class ClipCollator:
                     "valid": F.pad(target["valid"], (0, T - t)),
                 }
             )
+            if "video_id" in clip:
+                labels[-1]["video_id"] = torch.tensor(clip["video_id"])
         return {"pixel_values_videos": pixels, "pixel_mask": pixel_mask, "labels": labels}

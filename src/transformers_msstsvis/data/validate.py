@@ -1,0 +1,101 @@
+"""Check an annotation file, and repair what can be: `python -m transformers_msstsvis.data.validate FILE`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers.utils.logging import tqdm
+
+from .formats import open_source
+from .loading import ytvis_entries
+from .validation import CheckedRows
+
+
+def validate(
+    annotations: str | Path,
+    frames_dir: str | Path | None = None,
+    split: str | None = None,
+    fix: str | Path | None = None,
+    decode: bool = False,
+) -> int:
+    """
+    Print every problem with its place, then a line with their number.
+
+    Args:
+        annotations, frames_dir, split: as of [`~transformers_msstsvis.data.loading.load_vis_dataset`].
+        fix: file for a repaired copy, in YouTube-VIS format whatever the input. Keys that
+            [`~transformers_msstsvis.data.loading.load_vis_dataset`] does not read are not copied.
+        decode: read the frames completely, not only their headers.
+
+    Returns:
+        The number of errors; remarks do not count.
+
+    Raises:
+        FileNotFoundError, ValueError: when the annotations can't be read at all.
+        ValueError: when `fix` is the annotation file itself.
+    """
+    source = open_source(annotations, frames_dir, split)
+    if fix is not None and Path(fix).resolve() == source.path.resolve():
+        raise ValueError(f"{fix} is the annotation file itself; give another name for the repaired copy")
+    checked = CheckedRows(source, check_frames=True, decode=decode, repair=fix is not None)
+    copy = None if fix is None else _YtvisWriter(Path(fix))
+    errors, videos, annotated = 0, 0, 0
+    for row, problems in tqdm(checked, total=len(source) + 3, desc="Checking", leave=False):
+        for problem in problems:
+            print(problem if problem.is_error else f"{problem} (a remark, no error)")
+            errors += problem.is_error
+        if row is not None:
+            videos += 1
+            annotated += len(row["annotations"])
+            if copy is not None:
+                copy.write(row)
+    print(f"{source.path}: {source.format}, {videos} videos and {annotated} annotations are good, {errors} errors")
+    if copy is not None:
+        copy.close(checked.categories)
+        left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(checked.left_out.items()) if count)
+        print(f"wrote {fix}; left out: {left_out or 'nothing'}; file names are relative to {source.frames_dir}")
+    return errors
+
+
+class _YtvisWriter:
+    """A YouTube-VIS file that grows by one video at a time, so that its size does not matter."""
+
+    def __init__(self, path: Path):
+        self.file = open(path, "w", encoding="utf-8")
+        self.videos: list[dict] = []
+        self.separator = '{"annotations": [\n'
+
+    def write(self, row: dict) -> None:
+        video, annotations = ytvis_entries(row)
+        self.videos.append(video)
+        for annotation in annotations:
+            self.file.write(self.separator + json.dumps(annotation))
+            self.separator = ",\n"
+
+    def close(self, categories: list[dict]) -> None:
+        if self.separator.startswith("{"):
+            self.file.write(self.separator)
+        self.file.write(f'],\n"videos": {json.dumps(self.videos)},\n"categories": {json.dumps(categories)}}}\n')
+        self.file.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status, 0 without errors and 1 with."""
+    parser = argparse.ArgumentParser(prog="python -m transformers_msstsvis.data.validate", description=__doc__)
+    parser.add_argument("file", type=Path, help="annotation file, or folder of masks")
+    parser.add_argument("--frames", type=Path, help="folder that file names are relative to; found by default")
+    parser.add_argument("--split", help="train, validation or test, for the folder of a whole dataset")
+    parser.add_argument("--fix", type=Path, metavar="OUT", help="write a repaired copy in YouTube-VIS format")
+    parser.add_argument("--decode", action="store_true", help="read the frames completely, not only their headers")
+    options = parser.parse_args(arguments)
+    try:
+        return int(validate(options.file, options.frames, options.split, options.fix, options.decode) > 0)
+    except (FileNotFoundError, ValueError) as error:
+        print(error)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,400 @@
+"""The checks of annotations, made by loading and by `python -m transformers_msstsvis.data.validate` alike."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from pycocotools import mask as rle_codec
+
+from ..metrics.ytvis_map import _count_pixels, _read_mask
+from .formats import IMAGE_ERRORS, Problem, Record, Source, integer, name_of, place_of
+
+_LEFT_OUT = "left out"
+_FARTHEST = 10  # corners of polygons at most so many sides away: drawing them could take all memory otherwise
+_MAX_LISTED = 5  # ids in one message
+
+
+def read_categories(source: Source) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """
+    The categories of a source by ascending id, with `id`, `name` and, where the file has it, `supercategory`. Those
+    without a usable id are left out, and a name that comes twice gets its id added.
+    """
+    categories: dict[int, dict[str, Any]] = {}
+    names: set[str] = set()
+    found = _Findings(source.path)
+    for position, entry in enumerate(source.categories):
+        where = f"category {name_of(entry, position)}"
+        identifier = integer(entry.get("id")) if isinstance(entry, dict) else None
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if identifier is None or not isinstance(name, str) or not name:
+            found.error(f"{where} is {_excerpt(entry)}; expected an object with an integer id and a name")
+            continue
+        if identifier in categories:
+            found.error(f"{where} is listed twice; expected unique ids")
+            continue
+        if name in names:
+            unique = f"{name} ({identifier})"
+            found.error(f"{where} has the name {name!r} of another one; expected unique names", f"named {unique!r}")
+            name = unique
+        names.add(name)
+        categories[identifier] = {"id": identifier, "name": name}
+        if isinstance(entry.get("supercategory"), str):
+            categories[identifier]["supercategory"] = entry["supercategory"]
+    ids = sorted(categories)
+    if not ids and source.labelled:
+        found.error("there are no categories; expected a list of objects with id and name")
+    if ids != list(range(1, len(ids) + 1)):
+        found.remark(f"category ids are {_listed(ids)}, not 1 to {len(ids)}; they are kept, labels count from 0")
+    return [categories[identifier] for identifier in ids], found.problems
+
+
+def frame_problems(
+    video: dict[str, Any], frames_dir: Path, file: Path, place: str, decode: bool = False
+) -> dict[int, Problem]:
+    """
+    What is wrong with the frames of a video, by frame.
+
+    Args:
+        video: `height`, `width`, `file_names`.
+        frames_dir: folder that the names are relative to.
+        file, place: of the annotations, and of the video in them, for the messages.
+        decode: read all pixels, which finds images that were cut off, rather than the header only.
+    """
+    size = [video["height"], video["width"]]
+    messages = {
+        frame: _frame_message(frames_dir / name, size, decode) for frame, name in enumerate(video["file_names"])
+    }
+    return {
+        frame: Problem(message, file, place, frame=_frame_name(video, frame))
+        for frame, message in messages.items()
+        if message is not None
+    }
+
+
+def _frame_message(path: Path, size: list[int], decode: bool) -> str | None:
+    if not path.is_file():
+        return f"the frame is missing; expected {path}"
+    try:
+        with Image.open(path) as image:
+            given = [image.height, image.width]
+            if decode:
+                image.load()
+    except IMAGE_ERRORS as error:
+        return f"the frame cannot be read: {error}"
+    if given != size:
+        return f"the frame has size {given}; expected [height, width] = {size} of the video"
+    return None
+
+
+class CheckedRows:
+    """
+    The rows of a source's dataset, and every problem with its place.
+
+    A row has the columns of [`~transformers_msstsvis.data.loading.load_vis_dataset`], without `categories`. What has
+    an error is left out; with `repair` only where it can't be put right: ids are numbered anew, lengths, boxes and
+    areas computed, surplus nulls cut, and frames that can't be used are taken out of their video.
+
+    Args:
+        source: to read.
+        check_frames: look at every frame of the videos.
+        decode: read the pixels of the frames, too.
+        repair: put right what can be.
+
+    Attributes:
+        categories: as of [`read_categories`].
+        left_out: how many videos, annotations and frames were left out so far. Annotations of videos that were left
+            out do not count.
+    """
+
+    def __init__(self, source: Source, *, check_frames: bool = False, decode: bool = False, repair: bool = False):
+        self.source, self.check_frames, self.decode, self.repair = source, check_frames, decode, repair
+        self.categories, problems = read_categories(source)
+        self._category_problems = problems
+        self._label = {category["id"]: label for label, category in enumerate(self.categories)}
+        self._last_id = source.max_annotation_id
+        self._video_ids: set[int] = set()
+        self._annotation_ids: set[int] = set()
+        self._crowds: list[int] = []
+        self.left_out: Counter[str] = Counter(annotations=source.unused)
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any] | None, list[Problem]]]:
+        """A row and its problems; None in place of a row that was left out, and for what concerns the whole set."""
+        yield None, self._with_remedies(self._category_problems)
+        for position, record in enumerate(self.source.records()):
+            row, problems = self._row(record, position)
+            if row is None:
+                self.left_out["videos"] += 1
+            yield row, self._with_remedies(problems)
+        # Last, since it may come from an error in a video that an annotation finds none.
+        yield None, self._with_remedies(self.source.problems)
+        yield None, self._remarks()
+
+    def _with_remedies(self, problems: list[Problem]) -> list[Problem]:
+        if not self.repair:
+            return [replace(problem, remedy=None) for problem in problems]
+        return [
+            replace(problem, remedy=_LEFT_OUT) if problem.is_error and problem.remedy is None else problem
+            for problem in problems
+        ]
+
+    def _remarks(self) -> list[Problem]:
+        found = _Findings(self.source.path)
+        if not len(self.source):
+            found.remark("there are no videos")
+        if not self.source.labelled:
+            found.remark("there are no labels (annotations missing or null); every video has zero annotations")
+        elif not self._annotation_ids:
+            found.remark("there are no annotations; every video has zero")
+        if self._crowds:
+            found.remark(f"crowds (iscrowd), which are kept and marked: annotations {_listed(self._crowds)}")
+        if 0 in self._annotation_ids:
+            found.remark("an annotation has id 0, which the official evaluation never matches; count from 1")
+        return found.problems
+
+    def _row(self, record: Record, position: int) -> tuple[dict[str, Any] | None, list[Problem]]:
+        if record.video is None and record.problems:
+            return None, record.problems
+        found = _Findings(self.source.path, place_of(record.video, position), repair=self.repair)
+        video = self._video(record.video, found)
+        if video is None:
+            return None, [*record.problems, *found.problems]
+        bad_frames: dict[int, Problem] = {}
+        if self.check_frames and self.source.frames_dir is not None:
+            bad_frames = frame_problems(video, self.source.frames_dir, self.source.path, found.video, self.decode)
+        some_left = self.repair and len(bad_frames) < video["length"]
+        remedy = "frame taken out of the video" if some_left else None
+        problems = [*record.problems, *found.problems, *(replace(bad, remedy=remedy) for bad in bad_frames.values())]
+
+        # Annotations are checked in a video that is left out, too: one run shall tell everything.
+        annotations = []
+        lost = sum(problem.annotation is not None for problem in record.problems)
+        for number, entry in record.annotations:
+            found_here = _Findings(self.source.path, found.video, name_of(entry, number), repair=self.repair)
+            annotation = self._annotation(entry, video, found_here)
+            problems += found_here.problems
+            lost += annotation is None
+            annotations += [] if annotation is None else [annotation]
+        if found.fatal or (bad_frames and not some_left):
+            return None, problems
+        self.left_out["annotations"] += lost
+        self.left_out["frames"] += len(bad_frames) + sum(problem.annotation is None for problem in record.problems)
+        self._crowds += [annotation["id"] for annotation in annotations if annotation["iscrowd"]]
+        row = {
+            "video_id": video["id"],
+            **{key: video[key] for key in ("height", "width", "length", "file_names")},
+            "frames_dir": None if self.source.frames_dir is None else str(self.source.frames_dir),
+            "annotations": annotations,
+        }
+        if bad_frames:
+            row = _without_frames(row, bad_frames)
+            self.left_out["annotations"] += len(annotations) - len(row["annotations"])
+        return row, problems
+
+    def _video(self, entry: Any, found: "_Findings") -> dict[str, Any] | None:
+        """The entry with what the annotations are checked against, or None if there is no telling."""
+        if not isinstance(entry, dict):
+            found.error(f"the video is {_excerpt(entry)}; expected an object with id, height, width and file_names")
+            return None
+        identifier = integer(entry.get("id"))
+        if identifier is None:
+            found.error(f"the video has id {entry.get('id')!r}; expected an integer")
+        elif identifier in self._video_ids:
+            found.error("another video has this id; expected unique ids")
+        self._video_ids.add(identifier)
+        names = entry.get("file_names")
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+            found.error(f"file_names is {_excerpt(names)}; expected a list with the name of each frame")
+            return None
+        length = entry.get("length", len(names))
+        if length != len(names):
+            found.error(f"length is {length!r}, but there are {len(names)} file_names", f"length is {len(names)}")
+        size = [integer(entry.get(key)) for key in ("height", "width")]
+        if not all(side is not None and 0 < side < 2**31 for side in size):
+            given = {key: entry.get(key) for key in ("height", "width")}
+            found.error(f"the size is {given}; expected height and width in pixels")
+            return None
+        return {"id": identifier, "height": size[0], "width": size[1], "length": len(names), "file_names": names}
+
+    def _annotation(self, entry: Any, video: dict[str, Any], found: "_Findings") -> dict[str, Any] | None:
+        if not isinstance(entry, dict):
+            found.error(f"the annotation is {_excerpt(entry)}; expected an object")
+            return None
+        category_id = integer(entry.get("category_id"))
+        if category_id not in self._label:
+            given, known = entry.get("category_id"), _listed(sorted(self._label))
+            found.error(f"category_id is {given!r}; expected one of the categories of the file ({known})")
+        iscrowd = entry.get("iscrowd") or 0
+        if not isinstance(iscrowd, bool | int | float) or iscrowd not in (0, 1):
+            found.error(f"iscrowd is {iscrowd!r}; expected 0 or 1")
+        masks = _read_segmentations(entry, video, found)
+        occlusion = _per_frame(
+            entry, "occlusion", video["length"], lambda label: isinstance(label, str), found, "removed"
+        )
+        identifier = self._identifier(entry, found)
+        bboxes = _per_frame(entry, "bboxes", video["length"], _is_box, found, "computed from the masks")
+        areas = _per_frame(entry, "areas", video["length"], _is_number, found, "computed from the masks")
+        if masks is None or found.fatal:
+            return None
+        self._annotation_ids.add(identifier)
+        return {
+            "id": identifier,
+            "category_id": category_id,
+            "label": self._label[category_id],
+            "iscrowd": bool(iscrowd),
+            "segmentations": masks,
+            "bboxes": bboxes or [mask and rle_codec.toBbox(mask).tolist() for mask in masks],
+            "areas": areas or [mask and float(rle_codec.area(mask)) for mask in masks],
+            "occlusion": occlusion,
+        }
+
+    def _identifier(self, entry: dict[str, Any], found: "_Findings") -> int | None:
+        identifier = integer(entry.get("id"))
+        if identifier is not None and identifier not in self._annotation_ids:
+            return identifier
+        self._last_id += 1
+        remedy = f"id is {self._last_id}"
+        if identifier is None:
+            found.error(f"id is {entry.get('id')!r}; expected an integer", remedy)
+        else:
+            found.error("another annotation has this id; expected unique ids", remedy)
+        return self._last_id
+
+
+class _Findings:
+    """Problems of one entry of the file."""
+
+    def __init__(self, file: Path, video: str | None = None, annotation: str | None = None, repair: bool = True):
+        self.file, self.video, self.annotation, self.repair = file, video, annotation, repair
+        self.problems: list[Problem] = []
+
+    def error(self, message: str, remedy: str | None = None, frame: str | None = None) -> None:
+        self.problems.append(Problem(message, self.file, self.video, self.annotation, frame, remedy=remedy))
+
+    def remark(self, message: str) -> None:
+        self.problems.append(Problem(message, self.file, self.video, self.annotation, is_error=False))
+
+    @property
+    def fatal(self) -> bool:
+        """Whether the entry has to be left out."""
+        return any(problem.is_error and not (self.repair and problem.remedy) for problem in self.problems)
+
+
+def _read_segmentations(entry: dict[str, Any], video: dict[str, Any], found: _Findings) -> list[dict | None] | None:
+    """Compressed RLE of each frame, None without pixels; None instead of the list if there is no mask to use."""
+    length, given = video["length"], entry.get("segmentations")
+    if not isinstance(given, list):
+        found.error(
+            f"segmentations is {_excerpt(given)}; expected a list of a mask or null for each of {length} frames"
+        )
+        return None
+    if len(given) != length:
+        usable = len(given) > length and not any(given[length:])
+        message = f"segmentations has {len(given)} entries; expected {length}, one for each frame of the video"
+        found.error(message, "the surplus nulls were cut" if usable else None)
+    masks: list[dict | None] = []
+    broken = False
+    for frame, segmentation in enumerate(given[:length]):
+        try:
+            masks.append(_compressed(segmentation, video["height"], video["width"]))
+        except (ValueError, TypeError, OverflowError, KeyError, AttributeError) as error:
+            found.error(str(error), frame=_frame_name(video, frame))
+            masks.append(None)
+            broken = True
+    shown = [frame for frame, mask in enumerate(masks) if mask is not None]
+    if not shown:
+        # Legal: the official evaluation counts it as an object that is missed.
+        found.remark("segmentations is null in every frame; expected a mask in one at least")
+        return None if broken else masks
+    areas, totals = _count_pixels([masks[frame]["counts"] for frame in shown])
+    pixels = video["height"] * video["width"]
+    for frame, area, total in zip(shown, areas.tolist(), totals.tolist(), strict=True):
+        if total != pixels:
+            message = f"the run lengths in the counts of the mask sum to {total}; expected height * width = {pixels}"
+            found.error(message, frame=_frame_name(video, frame))
+            broken = True
+        elif area == 0:
+            masks[frame] = None
+    if not any(masks):
+        found.remark("its masks have no pixel in any frame")
+    return None if broken else masks
+
+
+def _compressed(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
+    if isinstance(segmentation, list):
+        limit = _FARTHEST * max(height, width)
+        for polygon in segmentation:
+            if isinstance(polygon, list) and not all(_is_number(value) and abs(value) <= limit for value in polygon):
+                raise ValueError(
+                    f"the polygon {_excerpt(polygon)} has corners far outside of the frame, or no numbers"
+                )
+    if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), list):
+        lowest = min(segmentation["counts"], default=0)
+        if lowest < 0:
+            raise ValueError(f"counts has {lowest}; expected run lengths, 0 or more")
+    rle = _read_mask(segmentation, height, width)
+    if rle is None:
+        return None
+    counts = rle["counts"]
+    return {"size": [height, width], "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
+
+
+def _per_frame(entry: dict[str, Any], key: str, length: int, is_valid, found: _Findings, remedy: str) -> list | None:
+    """The list of a key with a value or null for each frame; None if there is none, or none to use."""
+    values = entry.get(key)
+    if values is None:
+        return None
+    if not isinstance(values, list) or len(values) != length:
+        given = f"has {len(values)} entries" if isinstance(values, list) else f"is {_excerpt(values)}"
+        found.error(f"{key} {given}; expected {length}, one for each frame of the video", remedy)
+        return None
+    values = [None if value == [] else value for value in values]
+    wrong = next((frame for frame, value in enumerate(values) if value is not None and not is_valid(value)), None)
+    if wrong is not None:
+        expected = {"bboxes": "x, y, width and height", "areas": "a number", "occlusion": "a string"}[key]
+        found.error(f"{key} has {_excerpt(values[wrong])}; expected {expected}, or null", remedy, str(wrong))
+        return None
+    return values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+
+
+def _without_frames(row: dict[str, Any], frames: dict[int, Any]) -> dict[str, Any]:
+    def kept(values: list | None) -> list | None:
+        return values and [value for frame, value in enumerate(values) if frame not in frames]
+
+    annotations = [
+        {**annotation, **{key: kept(annotation[key]) for key in ("segmentations", "bboxes", "areas", "occlusion")}}
+        for annotation in row["annotations"]
+        # Objects that only these frames show go with them.
+        if any(kept(annotation["segmentations"])) or not any(annotation["segmentations"])
+    ]
+    return {
+        **row,
+        "length": row["length"] - len(frames),
+        "file_names": kept(row["file_names"]),
+        "annotations": annotations,
+    }
+
+
+def _frame_name(video: dict[str, Any], frame: int) -> str:
+    return f"{frame} ({video['file_names'][frame]})"
+
+
+def _listed(values: list[int]) -> str:
+    text = ", ".join(map(str, values[:_MAX_LISTED]))
+    return text if len(values) <= _MAX_LISTED else f"{text}, ... ({len(values)} in all)"
+
+
+def _excerpt(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,86 @@
+"""Which clips the flags of scripts/train.py make."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data.vis_rows import rle
+from transformers_msstsvis.data.clips import VideoClips
+from transformers_msstsvis.data.sampling import JointClips
+from transformers_msstsvis.data.synthetic import make_synthetic
+
+
+@pytest.fixture(scope="module")
+def script():
+    path = Path(__file__).parents[1] / "scripts" / "train.py"
+    spec = importlib.util.spec_from_file_location("train_script", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def annotations(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    sizes = {"height": 64, "width": 96, "min_frames": 4, "max_frames": 6, "max_objects": 2}
+    return make_synthetic(tmp_path / "videos", seed=3, num_videos=3, **sizes)
+
+
+@pytest.fixture
+def stills(tmp_path):
+    """Two images with a star and a chair each, as COCO has them."""
+    folder = tmp_path / "stills"
+    (folder / "images").mkdir(parents=True)
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[10:30, 20:40] = True
+    images, tracks = [], []
+    for image in (1, 2):
+        Image.new("RGB", (60, 40), (200, 100, 50)).save(folder / "images" / f"{image}.jpg")
+        images.append({"id": image, "file_name": f"{image}.jpg", "height": 40, "width": 60})
+        for category in (5, 9):
+            track = {"id": len(tracks) + 1, "image_id": image, "category_id": category, "iscrowd": 0}
+            tracks.append(track | {"segmentation": rle(mask), "area": 400, "bbox": [20, 10, 20, 20]})
+    categories = [{"id": 5, "name": "asterisk"}, {"id": 9, "name": "chair"}]
+    (folder / "stills.json").write_text(
+        json.dumps({"images": images, "annotations": tracks, "categories": categories})
+    )
+    return folder
+
+
+def test_defaults(script, annotations):
+    arguments = script.Arguments(dataset=str(annotations))
+    clips = script.make_clips(arguments, seed=1)
+    assert isinstance(clips, VideoClips)
+    assert (clips.sampling, clips.num_frames, clips.flip, clips.seed) == ("window", 5, True, 1)
+    assert script.inference_size(arguments, clips) == {"shortest_edge": 64, "longest_edge": 113}
+
+
+def test_published_training_at_a_small_scale(script, annotations):
+    arguments = script.Arguments(str(annotations), sampling="published", augmentation='{"scale": 0.1}')
+    clips = script.make_clips(arguments, seed=0)
+    assert len(clips) == clips.lengths.sum()
+    assert 28 <= min(clips[0]["frames"].shape[-2:]) <= 52
+    assert script.inference_size(arguments, clips) == {"shortest_edge": 36, "longest_edge": 64}
+
+
+def test_stills_beside_videos(script, annotations, stills):
+    arguments = script.Arguments(
+        str(annotations),
+        num_frames=2,
+        stills=str(stills / "stills.json"),
+        stills_dir=str(stills / "images"),
+        stills_share=0.4,
+        stills_classes='{"asterisk": "star"}',
+    )
+    clips = script.make_clips(arguments, seed=0)
+    assert isinstance(clips, JointClips)
+    star = next(label for label, name in clips.id2label.items() if name == "star")
+    found = [clip["labels"]["class_labels"].tolist() for clip in map(clips.__getitem__, range(len(clips)))]
+    assert len(found) == 5
+    assert sum(classes == [star] for classes in found) >= 2  # without the chairs
+    assert script.inference_size(arguments, clips)["shortest_edge"] == 64
