@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers.backbone_utils import load_backbone
 
+from .frozen_batch_norm import fold_frozen_batch_norms
+
 STRIDES = (8, 16, 32)
 
 
@@ -42,12 +44,18 @@ class VisBackbone(nn.Module):
             from timm.layers import freeze_batch_norm_2d  # importing timm takes seconds
 
             freeze_batch_norm_2d(self.model)
+            fold_frozen_batch_norms(self.model)
+        for module in self.model.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = True
         if config.freeze_backbone_stem:
             for module in _stem(self.model):
                 module.requires_grad_(False)
 
     def forward(self, frames: torch.Tensor) -> list[torch.Tensor]:
         """`(N, 3, H, W)` to three maps `(N, C_l, H_l, W_l)` of strides 8, 16, 32, finest first."""
+        if frames.device.type == "cpu":  # where convolutions of this layout are a third faster
+            frames = frames.contiguous(memory_format=torch.channels_last)
         return list(self.model(frames, return_dict=True).feature_maps)
 
     def load_pretrained(self, name_or_path: str) -> None:

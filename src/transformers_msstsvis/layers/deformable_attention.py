@@ -52,7 +52,7 @@ class DeformableAttention(nn.Module):
         """
         N, Q = query.shape[:2]
         M, L, P = self.num_heads, self.num_levels, self.num_points
-        value = self.value_proj(features).masked_fill(~feature_mask[..., None], 0.0)
+        value = self.value_proj(features).masked_fill_(~feature_mask[..., None], 0.0)
         value = value.view(*value.shape[:2], M, -1)  # (N, S, M, C/M)
         # places and weights in float32 at least: half precision would move the places by pixels
         dtype = torch.promote_types(value.dtype, torch.float32)
@@ -61,8 +61,7 @@ class DeformableAttention(nn.Module):
         centres = reference_points[:, :, None, :, None, :2]  # (N, Q, 1, L, 1, 2)
         if reference_points.shape[-1] == 4:
             offsets = offsets * reference_points[:, :, None, :, None, 2:]
-        places = centres + offsets
-        return multi_scale_deformable_attention(value, spatial_shapes, places, weights)
+        return multi_scale_deformable_attention(value, spatial_shapes, offsets.add_(centres), weights)
 
     def _offsets(
         self, query: torch.Tensor, reference_size: int, spatial_shapes: list[tuple[int, int]]

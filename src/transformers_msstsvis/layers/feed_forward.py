@@ -15,7 +15,7 @@ class FeedForward(nn.Module):
         self.fc1 = nn.Linear(size, hidden_size)
         self.fc2 = nn.Linear(hidden_size, size)
         self.norm = nn.LayerNorm(size)
-        self.activation = ACT2FN[activation]
+        self.activation = nn.ReLU(inplace=True) if activation == "relu" else ACT2FN[activation]
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -33,5 +33,5 @@ class MLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         for layer in self.layers[:-1]:
-            hidden_states = layer(hidden_states).relu()
+            hidden_states = layer(hidden_states).relu_()
         return self.layers[-1](hidden_states)

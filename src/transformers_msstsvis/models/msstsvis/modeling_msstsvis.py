@@ -6,6 +6,7 @@ Letters: B videos, T frames, Q queries, L levels, S pixels over all levels, C ch
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,10 @@ from ...layers.temporal_attention import FrameAttention, MultiScaleTemporalAtten
 from ...losses.matcher import check_labels, match_instances
 from ...losses.set_criterion import video_instance_segmentation_loss
 from .configuration_msstsvis import MsstsVisConfig
+
+
+BACKBONE_FRAMES = 4  # at a time in inference; more costs memory and gains nothing
+ENCODER_FRAMES = {"cpu": 1}  # what a CPU's caches hold; as many as in the backbone elsewhere
 
 
 @dataclass
@@ -97,6 +102,9 @@ class VideoInstanceSegmentationOutput(ModelOutput):
             training with labels, where only matched queries get masks, unless `mask_top_k` is given.
         mask_query_indices: `(B, k)` the query of every mask, with `mask_top_k`.
         frame_sizes: `(B, T, 2)` height and width of the real pixels of every frame; zero for padding frames.
+        matches: per video the matched query and instance indices of the last layer, in training with labels.
+        matched_masks: `(N, T, h, w)` mask logits of the matched queries, video by video, in training with labels.
+        spatial_shapes: `(height, width)` of every level of the encoder features, in training with labels.
         auxiliary_outputs: one dict with `logits` and `pred_boxes` per decoder layer but the last.
         last_hidden_state: `(B, Q, C)` instance queries after the last decoder layer.
         encoder_last_hidden_state: `(B, T, S, C)` encoder features.
@@ -110,6 +118,9 @@ class VideoInstanceSegmentationOutput(ModelOutput):
     pred_masks: torch.FloatTensor | None = None
     mask_query_indices: torch.LongTensor | None = None
     frame_sizes: torch.LongTensor | None = None
+    matches: list | None = None
+    matched_masks: torch.FloatTensor | None = None
+    spatial_shapes: list | None = None
     auxiliary_outputs: list[dict] | None = None
     last_hidden_state: torch.FloatTensor | None = None
     encoder_last_hidden_state: torch.FloatTensor | None = None
@@ -122,6 +133,17 @@ def inverse_sigmoid(x: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
     """Logit of `x`, both sides kept above `eps`."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+def in_frame_chunks(function: Callable[..., torch.Tensor], size: int, *tensors: torch.Tensor) -> torch.Tensor:
+    """
+    `function` of tensors `(N, ...)` that treats every frame alone. Without gradients `size` frames at a time: the same
+    result with a fraction of the memory.
+    """
+    if torch.is_grad_enabled() or len(tensors[0]) <= size:
+        return function(*tensors)
+    chunks = zip(*(tensor.split(size) for tensor in tensors), strict=True)
+    return torch.cat([function(*chunk) for chunk in chunks])
 
 
 class MsstsVisInputProjection(nn.Module):
@@ -172,16 +194,17 @@ class MsstsVisEncoderLayer(GradientCheckpointingLayer):
         spatial_shapes: list[tuple[int, int]],
     ) -> torch.Tensor:
         """`hidden_states, positions (B, T, S, C)`, `reference_points (B, T, S, L, 2)`, `feature_mask (B, T, S)`."""
-        update = self.self_attn(
-            (hidden_states + positions).flatten(0, 1),
-            reference_points.flatten(0, 1),
-            hidden_states.flatten(0, 1),
-            feature_mask.flatten(0, 1),
-            spatial_shapes,
-        ).view_as(hidden_states)
+        frames = [tensor.flatten(0, 1) for tensor in (hidden_states, positions, reference_points, feature_mask)]
         if self.temporal_attn is not None:
-            update = update + self.temporal_attn(hidden_states, feature_mask, spatial_shapes)
-        return self.feed_forward(self.norm(hidden_states + self.dropout(update)))
+            frames.append(self.temporal_attn(hidden_states, feature_mask, spatial_shapes).flatten(0, 1))
+
+        def update(hidden_states, positions, reference_points, feature_mask, over_time=0.0):
+            query = hidden_states + positions
+            within = self.self_attn(query, reference_points, hidden_states, feature_mask, spatial_shapes)
+            return self.feed_forward(self.norm(hidden_states + self.dropout(within + over_time)))
+
+        size = ENCODER_FRAMES.get(hidden_states.device.type, BACKBONE_FRAMES)
+        return in_frame_chunks(update, size, *frames).view_as(hidden_states)
 
 
 class MsstsVisDecoderLayer(GradientCheckpointingLayer):
@@ -464,8 +487,14 @@ class MsstsVisModel(MsstsVisPreTrainedModel):
         pixel_mask = check_video(pixel_values_videos, pixel_mask)
         B, T = pixel_values_videos.shape[:2]
         frames = pixel_values_videos.flatten(0, 1).to(self.dtype)  # (B T, 3, H, W)
-        levels = self.input_projection(self.backbone(frames))
-        spatial_shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
+        spatial_shapes = []
+
+        def extract(frames):
+            levels = self.input_projection(self.backbone(frames))
+            spatial_shapes[:] = [(level.shape[-2], level.shape[-1]) for level in levels]
+            return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
+
+        features = in_frame_chunks(extract, BACKBONE_FRAMES, frames).unflatten(0, (B, T))  # (B, T, S, C)
         masks = [_resize_mask(pixel_mask.flatten(0, 1), shape) for shape in spatial_shapes]
         positions = [
             sine_position_embedding(mask, self.config.d_model).flatten(1, 2).to(frames.dtype) + embedding
@@ -473,7 +502,6 @@ class MsstsVisModel(MsstsVisPreTrainedModel):
         ]
         valid_ratios = torch.stack([_valid_ratio(mask) for mask in masks], dim=1).unflatten(0, (B, T))
         feature_mask = torch.cat([mask.flatten(1) for mask in masks], dim=1).unflatten(0, (B, T))  # (B, T, S)
-        features = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1).unflatten(0, (B, T))
         positions = torch.cat(positions, dim=1).unflatten(0, (B, T))  # (B, T, S, C)
         kwargs["return_dict"] = True
         encoded = self.encoder(features, positions, feature_mask, valid_ratios, spatial_shapes, **kwargs)
@@ -583,8 +611,14 @@ class MsstsVisForVideoInstanceSegmentation(MsstsVisPreTrainedModel):
         features = self.predict_mask_features(outputs.encoder_last_hidden_state, outputs.spatial_shapes)
 
         loss = loss_dict = masks = top_queries = None
+        matched = {}
         if labels is not None:
-            loss, loss_dict = self.compute_loss(outputs, logits, boxes, features, labels, pixel_values_videos)
+            (loss, loss_dict), matches, matched_masks = self.compute_loss(
+                outputs, logits, boxes, features, labels, pixel_values_videos
+            )
+            if self.training:
+                matched = {"matches": matches, "matched_masks": matched_masks}
+                matched["spatial_shapes"] = outputs.spatial_shapes
         if mask_top_k is not None:
             if mask_top_k < 1:
                 raise ValueError(f"mask_top_k is {mask_top_k}; expected at least 1, or None for all masks")
@@ -599,6 +633,7 @@ class MsstsVisForVideoInstanceSegmentation(MsstsVisPreTrainedModel):
             pred_masks=masks,
             mask_query_indices=top_queries,
             frame_sizes=outputs.frame_sizes,
+            **matched,
             auxiliary_outputs=[{"logits": a, "pred_boxes": b} for a, b in zip(logits[:-1], boxes[:-1], strict=True)],
             last_hidden_state=outputs.last_hidden_state,
             encoder_last_hidden_state=outputs.encoder_last_hidden_state,
@@ -636,7 +671,7 @@ class MsstsVisForVideoInstanceSegmentation(MsstsVisPreTrainedModel):
     def compute_loss(self, outputs, logits, boxes, features, labels, pixel_values_videos):
         """
         Match every decoder layer's queries to the labels, compute the masks of the matched ones, apply the
-        losses.
+        losses. Returns the losses, and matches and masks of the last layer.
         """
         check_labels(labels, pixel_values_videos.shape, self.config.num_labels)
         frame_mask = outputs.frame_sizes[..., 0] > 0  # (B, T)
@@ -651,7 +686,7 @@ class MsstsVisForVideoInstanceSegmentation(MsstsVisPreTrainedModel):
             predicted = self.dynamic_masks(states, centres, outputs.frame_sizes[video], features[video])[:, 0]
             matches.append(match)
             masks.append(predicted)  # (N, T, 2h, 2w)
-        return self.loss_function(
+        losses = self.loss_function(
             logits=[logits[layer] for layer in layers],
             boxes=[boxes[layer] for layer in layers],
             masks=masks,
@@ -660,6 +695,7 @@ class MsstsVisForVideoInstanceSegmentation(MsstsVisPreTrainedModel):
             frame_mask=frame_mask,
             config=self.config,
         )
+        return losses, matches[-1], masks[-1]
 
 
 LOSS_MAPPING["MsstsVisForVideoInstanceSegmentation"] = video_instance_segmentation_loss

@@ -1,0 +1,64 @@
+"""Frozen batch norms folded into the convolutions before them.
+
+With fixed statistics a batch norm is a scale and a shift per channel. Applied to the convolution's weights instead of
+its output, it costs nothing per pixel. Weights and gradients stay those of the separate layers, and so do the names in
+a checkpoint.
+"""
+
+import torch
+from torch import nn
+
+
+class FoldedConv2d(nn.Conv2d):
+    """Convolution that applies the frozen batch norm after it; see [`fold_frozen_batch_norms`]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`(N, C, H, W)` to `(N, C', H', W')`."""
+        norm = self.folded_norm
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        shift = norm.bias - norm.running_mean * scale
+        if self.bias is not None:
+            shift = shift + self.bias * scale
+        return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
+
+
+class FoldedBatchNorm2d(nn.Module):
+    """Holds a frozen batch norm's buffers for the convolution before it, and does nothing else."""
+
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, getattr(norm, name))
+        self.eps = norm.eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def fold_frozen_batch_norms(backbone: nn.Module) -> None:
+    """
+    Fold every `FrozenBatchNorm2d` into the convolution registered right before it, where the block is known to run
+    them one after the other: the ResNets of transformers and of timm. Others keep their norms as they are.
+    """
+    from torchvision.ops import FrozenBatchNorm2d
+
+    for block in backbone.modules():
+        children = dict(block.named_children())
+        for conv_name, norm_name in _PAIRS.get(type(block).__name__, ()):
+            conv, norm = children.get(conv_name), children.get(norm_name)
+            if type(conv) is nn.Conv2d and type(norm) is FrozenBatchNorm2d:
+                conv.__class__ = FoldedConv2d
+                folded = FoldedBatchNorm2d(norm)
+                setattr(block, norm_name, folded)
+                conv.__dict__["folded_norm"] = folded  # not a submodule: its buffers are in the checkpoint once
+
+
+_NUMBERED = tuple((f"conv{i}", f"bn{i}") for i in (1, 2, 3))
+_PAIRS = {
+    "ResNetConvLayer": (("convolution", "normalization"),),
+    "ResNetShortCut": (("convolution", "normalization"),),
+    "BasicBlock": _NUMBERED[:2],
+    "Bottleneck": _NUMBERED,
+    "FeatureListNet": _NUMBERED[:1],  # the stem of timm's features_only models
+    "Sequential": (("0", "1"),),  # timm's downsampling
+}
