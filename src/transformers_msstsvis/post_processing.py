@@ -65,7 +65,6 @@ def post_process_video_instance_segmentation(
             f"{len(target_sizes)} target_sizes were given for {len(outputs.logits)} videos; expected one "
             "(height, width) for each"
         )
-    level = math.log(mask_threshold / (1 - mask_threshold))
     scores = outputs.logits.detach().float().sigmoid().cpu()  # (B, Q, K)
     frame_sizes = outputs.frame_sizes.cpu()
     results = []
@@ -82,7 +81,7 @@ def post_process_video_instance_segmentation(
         logits = logits[..., : 2 * math.ceil(height / 8), : 2 * math.ceil(width / 8)]
         distinct, row_of_pair = rows.unique(return_inverse=True)
         logits = logits[distinct.to(logits.device)][:, real.to(logits.device)].detach().float().cpu()
-        masks = [[resized_mask(frame, size, level) for frame in frames] for frames in logits]
+        masks = [[resized_mask(frame, size, mask_threshold) for frame in frames] for frames in logits]
         masks = [masks[row] for row in row_of_pair]
 
         boxes = outputs.pred_boxes[video].detach().float().cpu()[queries][:, real]
@@ -152,19 +151,20 @@ def _reach(positive: torch.Tensor, target: int) -> tuple[slice, slice, torch.Ten
     return sources, targets, weights[sources, targets]
 
 
-def resized_mask(logits: torch.Tensor, size: tuple[int, int], level: float = 0.0) -> RLE | None:
+def resized_mask(logits: torch.Tensor, size: tuple[int, int], mask_threshold: float = 0.5) -> RLE | None:
     """
     One mask as RLE: bilinear resize, comparison, compression.
 
     Args:
         logits: `(R, C)` float32 on the CPU.
         size: `(H, W)` of the result in pixels.
-        level: logit above which a pixel is set.
+        mask_threshold: probability above which a pixel is set.
 
     Returns:
-        Compressed COCO RLE of `F.interpolate(logits, size, mode="bilinear", align_corners=False) > level`, or None for
-        a mask without a pixel.
+        Compressed COCO RLE of `F.interpolate(logits, size, mode="bilinear", align_corners=False).sigmoid() >
+        mask_threshold`, to the byte, or None for a mask without a pixel.
     """
+    level = math.log(mask_threshold / (1 - mask_threshold))
     positive = logits > level
     if not positive.any():
         return None
@@ -174,6 +174,25 @@ def resized_mask(logits: torch.Tensor, size: tuple[int, int], level: float = 0.0
     part = logits[rows, columns].nan_to_num(nan=-1e4)
     # Transposed, because RLE runs along columns.
     resized = (column_weights.T @ part.T) @ row_weights
+    if _rounding_decides(resized - level, part, row_weights, column_weights):
+        whole = logits.nan_to_num(nan=-1e4)[None, None]
+        whole = F.interpolate(whole, size=size, mode="bilinear", align_corners=False)[0, 0]
+        return encode_mask((whole.sigmoid() > mask_threshold).numpy())
     mask = np.zeros((size[1], size[0]), dtype=bool)
     mask[left_to_right, bottom_to_top] = (resized > level).numpy()
     return encode_mask(mask.T)
+
+
+def _rounding_decides(
+    margin: torch.Tensor, part: torch.Tensor, row_weights: torch.Tensor, column_weights: torch.Tensor
+) -> bool:
+    """Whether a pixel is so close to the level that the order of the sum or the sigmoid could change it."""
+    if not margin.numel():
+        return False
+    tolerance = 8 * torch.finfo(part.dtype).eps
+    magnitude = part.abs()
+    close = (margin.abs() <= tolerance * (magnitude.max() + 1)).nonzero()
+    if not len(close):
+        return False
+    sums = 1 + ((column_weights[:, close[:, 0]].T @ magnitude.T) * row_weights[:, close[:, 1]].T).sum(1)
+    return bool((margin[close[:, 0], close[:, 1]].abs() <= tolerance * sums).any())
