@@ -1,0 +1,56 @@
+"""Two sides measured in turns in one process, in time and memory."""
+
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def compare(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Any]:
+    """
+    Run the sides in turns, after one unmeasured turn.
+
+    Returns:
+        Per side CPU and wall seconds (median, min, max); `ratio`: the first side's CPU seconds over every other's,
+        turn by turn.
+    """
+    cpu: dict[str, list[float]] = {side: [] for side in sides}
+    wall: dict[str, list[float]] = {side: [] for side in sides}
+    for turn in range(repeats + 1):
+        for side, function in sides.items():
+            start_cpu, start = time.process_time(), time.perf_counter()
+            function()
+            if turn:
+                cpu[side].append(time.process_time() - start_cpu)
+                wall[side].append(time.perf_counter() - start)
+    first, *others = sides
+    return {
+        **{side: {"cpu_s": spread(cpu[side]), "wall_s": spread(wall[side])} for side in sides},
+        "ratio": {side: spread([a / b for a, b in zip(cpu[first], cpu[side], strict=True)]) for side in others},
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def peak_growth(function: Callable[[], Any]) -> int | None:
+    """Bytes by which the process's resident memory grows at its peak while `function` runs; None beside Linux."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        before = _status("VmRSS")
+        function()
+        return max(_status("VmHWM") - before, 0)
+    except OSError:
+        return None
+
+
+def _status(name: str) -> int:
+    return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+
+def relative_error(given, expected) -> float:
+    """2-norm of the difference over that of `expected`."""
+    return float((given.double() - expected.double()).norm() / expected.double().norm())

@@ -1,0 +1,71 @@
+"""One training step against the published computation (see `published.py`), same weights, clip and labels."""
+
+import argparse
+from typing import Any
+
+import torch
+
+from transformers_msstsvis import SeqFormerConfig, SeqFormerForVideoInstanceSegmentation
+
+from . import published
+from .timing import compare, peak_growth
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--frames", type=int, default=5)
+    parser.add_argument("--height", type=int, default=352)
+    parser.add_argument("--width", type=int, default=640)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--instances", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--no_bfloat16", action="store_true", help="leave out the side in bfloat16 autocast")
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds, ratios, the losses of all sides (dropout is off, so that they can be compared) and peak memory."""
+    torch.manual_seed(0)
+    config = SeqFormerConfig(
+        encoder_layers=arguments.layers, decoder_layers=arguments.layers, dropout=0.0, attention_dropout=0.0
+    )
+    model = SeqFormerForVideoInstanceSegmentation(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+    clip = torch.randn(1, arguments.frames, 3, arguments.height, arguments.width)
+    labels = [make_labels(arguments)]
+
+    def step(autocast: bool = False) -> float:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = model(clip, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    def published_step() -> float:
+        with published.published(model):
+            return step()
+
+    sides = {"published": published_step, "ours": step}
+    if not arguments.no_bfloat16:
+        sides["bfloat16"] = lambda: step(True)
+    return {
+        "baseline": "own restatement of the published computation in plain PyTorch (benchmarks/published.py)",
+        "clip": list(clip.shape),
+        "loss": {side: function() for side, function in sides.items()},
+        "peak_bytes": {side: peak_growth(function) for side, function in sides.items()},
+        **compare(sides, arguments.repeats),
+    }
+
+
+def make_labels(arguments: argparse.Namespace) -> dict[str, torch.Tensor]:
+    """Rectangles that move to the right."""
+    n, T, H, W = arguments.instances, arguments.frames, arguments.height, arguments.width
+    masks = torch.zeros(n, T, H, W, dtype=torch.bool)
+    boxes = torch.empty(n, T, 4)
+    height, width = H // 6, W // 6
+    for i in range(n):
+        for t in range(T):
+            top, left = (i * H) // (n + 1), (i * W) // (2 * n) + 8 * t
+            masks[i, t, top : top + height, left : left + width] = True
+            boxes[i, t] = torch.tensor([(left + width / 2) / W, (top + height / 2) / H, width / W, height / H])
+    return {"class_labels": torch.arange(n) % 2, "boxes": boxes, "masks": masks, "valid": masks.flatten(2).any(2)}
