@@ -186,3 +186,18 @@ def test_script_writes_a_folder_that_loads(tmp_path, published):
     )
     assert run.returncode == 1
     assert run.stderr.startswith("error: no checkpoint at")
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(published):
+    part = {name: value for name, value in published.items() if "decoder.layers.1.linear2" not in name}
+    with pytest.raises(ValueError, match=r"lacks 4 weights of the model, e.g. \['model.decoder.layers.1.feed_forward"):
+        convert_state_dict("seqformer", part)
+
+
+def test_temporal_attentions_may_be_added_to_a_release(published):
+    plain = convert_state_dict("msstsvis", published).eval()
+    video = torch.zeros(1, 2, 3, 64, 64)
+    model = convert_state_dict("msstsvis", published, encoder_temporal_attention=True, decoder_temporal_attention=True)
+    assert any("temporal_attn" in name for name in model.conversion_report.missing)
+    with torch.no_grad():
+        assert torch.equal(model(video).logits, plain(video).logits)  # they start as the identity

@@ -47,12 +47,14 @@ class KeyMap:
         rules: model to list of (pattern, replacement); the first pattern that matches a whole key renames it.
         drop: list of (pattern, reason) of keys that have no counterpart.
         split: pattern of fused query-key-value tensors and the names of their three parts.
+        optional: patterns of names of ours that a checkpoint may lack.
     """
 
     build: Callable[..., PreTrainedModel]
     rules: Callable[[PreTrainedModel], list[tuple[str, str]]]
     drop: list[tuple[str, str]]
     split: list[tuple[str, tuple[str, str, str]]] = field(default_factory=list)
+    optional: tuple[str, ...] = ()
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -126,7 +128,7 @@ def convert_state_dict(system: str, state_dict: Mapping, **hints) -> PreTrainedM
         The model in eval mode, with its [`ConversionReport`] as `conversion_report`.
 
     Raises:
-        ValueError: for an unknown system, keys of another system, or weights of another shape.
+        ValueError: for an unknown system, keys of another system, missing weights, or weights of another shape.
     """
     from .seqformer import SEQFORMER_KEY_MAPS
 
@@ -149,6 +151,12 @@ def convert_state_dict(system: str, state_dict: Mapping, **hints) -> PreTrainedM
     report.missing = sorted(
         key for key in expected if key not in converted and not key.endswith(("num_batches_tracked", "_index"))
     )
+    lacking = [key for key in report.missing if not any(re.fullmatch(pattern, key) for pattern in key_map.optional)]
+    if lacking:
+        raise ValueError(
+            f"the checkpoint lacks {len(lacking)} weights of the model, e.g. {lacking[:3]}; expected a whole published "
+            f"{system} checkpoint: was the file cut, or saved in parts?"
+        )
     model.load_state_dict(converted, strict=False)
     model.eval()
     model.conversion_report = report

@@ -203,6 +203,11 @@ _TEMPORAL_DROP = (
     "the published MS-STS VIS code creates this attention and never calls it",
 )
 
+_OPTIONAL = (
+    r".*\.swin\.layernorm\..*",  # after the last stage; the backbone does not use it
+    r".*\.(temporal_attn|box_temporal_norm|box_temporal_attn)\..*",  # start as the identity, when a hint asks for them
+)
+
 
 def _key_map(config_class: type, model_class: type, drop: list[tuple[str, str]]) -> KeyMap:
     def build(state_dict: dict[str, torch.Tensor], **hints) -> PreTrainedModel:
@@ -212,6 +217,7 @@ def _key_map(config_class: type, model_class: type, drop: list[tuple[str, str]])
         build=build,
         rules=lambda model: [*_TRUNK_RULES, *_backbone_rules(model)],
         drop=drop,
+        optional=_OPTIONAL,
         split=[(r"(.*\.)qkv\.(weight|bias)", (r"\1q_proj.\2", r"\1k_proj.\2", r"\1v_proj.\2"))],
     )
 
