@@ -1,4 +1,4 @@
-"""Compiles a C++ source against the installed torch once, and keeps the library in the user's cache."""
+"""Compiles a C++ or CUDA source against the installed torch once, and keeps the library in the user's cache."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,9 +18,10 @@ from filelock import Timeout as FileLockTimeout
 COMPILE_SECONDS = 600
 
 # -ffast-math is left out on purpose: linking with it flushes denormals in the whole process.
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
-# The oldest torch whose stable interface has all that the sources use.
-DEFINES = ("-DTORCH_TARGET_VERSION=0x020a000000000000",)
+CPU_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared")
+CUDA_FLAGS = ("-std=c++17", "-O3", "-Xcompiler=-fPIC", "-shared")
+DEFINES = ("-DTORCH_EXTENSION_NAME=msstsvis",)  # the namespace of the operators
+HEADERS = (".h", ".cuh")
 
 
 class BuildError(RuntimeError):
@@ -31,23 +33,27 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "transformers_msstsvis"
 
 
-def build(source: Path) -> Path:
+def build(source: Path, capabilities: Sequence[tuple[int, int]] = ()) -> Path:
     """Returns the shared library compiled from `source`, compiling it if the cache lacks it.
 
     Processes that ask at the same time build once: one compiles, the others wait for it.
+
+    Args:
+        source: a `.cpp` file for this CPU, or a `.cu` file. Headers beside it and one folder up belong to it.
+        capabilities: the compute capabilities to compile a `.cu` file for, such as `[(9, 0)]`.
 
     Raises:
         BuildError: there is no compiler, it fails, or the cache can't be written.
     """
     try:
-        code = source.read_bytes()
-        library = cache_dir() / f"{source.stem}-{_key(code)}.so"
+        command = _cuda_command(capabilities) if source.suffix == ".cu" else _cpu_command()
+        library = cache_dir() / f"{source.stem}-{_key(source, command)}.so"
         if library.is_file():
             return library
         library.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(library.with_suffix(".lock"), timeout=COMPILE_SECONDS):
             if not library.is_file():
-                _compile(source, library)
+                _compile(source, command, library)
         return library
     except FileLockTimeout as error:
         raise BuildError(f"another process holds {error.lock_file}") from error
@@ -55,11 +61,45 @@ def build(source: Path) -> Path:
         raise BuildError(str(error)) from error
 
 
-def _key(code: bytes) -> str:
-    """-march=native ties a library to the instructions of this CPU, and a home directory may be shared by machines."""
-    parts = [code, *FLAGS, *DEFINES, torch.__version__, platform.system(), platform.machine(), _cpu_flags()]
+def _cpu_command() -> list[str]:
+    return [*_cpu_compiler(), *CPU_FLAGS, *DEFINES]
+
+
+def _cuda_command(capabilities: Sequence[tuple[int, int]]) -> list[str]:
+    host = os.environ.get("CXX")
+    numbers = [f"{major}{minor}" for major, minor in sorted(set(capabilities))]
+    targets = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers]
+    return [_cuda_compiler(), *([f"-ccbin={host}"] if host else []), *CUDA_FLAGS, *targets, *DEFINES]
+
+
+def _cpu_compiler() -> list[str]:
+    chosen = shlex.split(os.environ.get("CXX", ""))
+    for command in [chosen] if chosen else [["g++"], ["clang++"], ["c++"]]:
+        if shutil.which(command[0]):
+            return command
+    raise BuildError(f"no C++ compiler found ({chosen[0] if chosen else 'g++, clang++ or c++'})")
+
+
+def _cuda_compiler() -> str:
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    for command in [f"{home}/bin/nvcc"] if home else ["nvcc", "/usr/local/cuda/bin/nvcc"]:
+        if path := shutil.which(command):
+            return path
+    raise BuildError(f"no CUDA compiler found ({f'{home}/bin/nvcc' if home else 'nvcc'})")
+
+
+def _key(source: Path, command: Sequence[str]) -> str:
+    folders = (source.parent, source.parent.parent)
+    headers = sorted(path for folder in folders for path in folder.iterdir() if path.suffix in HEADERS)
+    code = [path.read_bytes() for path in (source, *headers)]
+    if source.suffix == ".cu":
+        version = subprocess.run([command[0], "--version"], capture_output=True, text=True, errors="replace").stdout
+        machine = f"{torch.version.cuda}\n{version}"
+    else:
+        # -march=native ties a library to the instructions of this CPU, and machines may share a home directory.
+        machine = _cpu_flags()
     digest = hashlib.sha256()
-    for part in parts:
+    for part in (*code, *command, torch.__version__, platform.system(), platform.machine(), machine):
         digest.update(part if isinstance(part, bytes) else part.encode())
         digest.update(b"\0")
     return digest.hexdigest()[:16]
@@ -75,36 +115,29 @@ def _cpu_flags() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(names)}))
 
 
-def _compiler() -> list[str]:
-    chosen = shlex.split(os.environ.get("CXX", ""))
-    for command in [chosen] if chosen else [["g++"], ["clang++"], ["c++"]]:
-        if shutil.which(command[0]):
-            return command
-    raise BuildError(f"no C++ compiler found ({chosen[0] if chosen else 'g++, clang++ or c++'})")
-
-
-def _compile(source: Path, library: Path) -> None:
+def _compile(source: Path, command: Sequence[str], library: Path) -> None:
     root = Path(torch.__file__).parent
     unfinished = library.with_suffix(f".{os.getpid()}.tmp")
-    command = [
-        *_compiler(),
-        *FLAGS,
-        *DEFINES,
-        f"-I{root / 'include'}",
-        str(source),
-        f"-L{root / 'lib'}",
-        "-ltorch_cpu",
-    ]
+    libraries = ["-ltorch_cpu", "-ltorch_cuda"] if source.suffix == ".cu" else ["-ltorch_cpu"]
     try:
         result = subprocess.run(
-            [*command, "-o", str(unfinished)],
+            [
+                *command,
+                f"-I{root / 'include'}",
+                str(source),
+                f"-L{root / 'lib'}",
+                *libraries,
+                "-o",
+                str(unfinished),
+            ],
             capture_output=True,
             text=True,
             errors="replace",
             timeout=COMPILE_SECONDS,
         )
         if result.returncode != 0:
-            errors = [line for line in result.stderr.splitlines() if "error" in line] or result.stderr.splitlines()
+            output = (result.stderr or result.stdout).splitlines()
+            errors = [line for line in output if "error" in line] or output
             raise BuildError(f"{command[0]} failed: {errors[0] if errors else f'exit code {result.returncode}'}")
         os.replace(unfinished, library)
     except subprocess.TimeoutExpired as error:

@@ -1,11 +1,12 @@
-"""Registers multi-scale deformable attention with torch.library, and loads its compiled kernels on first use.
+"""Loads the compiled kernels of multi-scale deformable attention on first use, and checks each before trusting it.
 
-The schemas, the shapes for tracing and the gradient are defined here, the kernels in `csrc/`.
 Letters as in `transformers_msstsvis.ops.multi_scale_deformable_attention`.
 """
 
 from __future__ import annotations
 
+import importlib
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,88 +16,82 @@ from torch import Tensor
 from transformers.utils import logging
 
 from .build import BuildError, build
+from .multi_scale_deformable_attention.operators import NAME, register
 
 logger = logging.get_logger(__name__)
 
-SOURCE = Path(__file__).parent / "csrc" / "cpu" / "multi_scale_deformable_attention.cpp"
-NAME = "msstsvis::multi_scale_deformable_attention"
+# Inside this package when it is installed, beside it in a checkout.
+_FOLDERS = (Path(__file__).parent / "csrc", Path(__file__).parents[1] / NAME / "csrc")
+CSRC = next((folder for folder in _FOLDERS if folder.is_dir()), _FOLDERS[0])
+SOURCES = {"cpu": CSRC / "cpu" / f"{NAME}.cpp", "cuda": CSRC / "cuda" / f"{NAME}.cu"}
+HUB_VERSION = 1
 
-_library = torch.library.Library("msstsvis", "DEF")
-_library.define(
-    "multi_scale_deformable_attention(Tensor value, SymInt[] spatial_shapes, Tensor sampling_locations, "
-    "Tensor attention_weights) -> Tensor"
-)
-_library.define(
-    "multi_scale_deformable_attention_backward(Tensor grad_output, Tensor value, SymInt[] spatial_shapes, "
-    "Tensor sampling_locations, Tensor attention_weights) -> (Tensor, Tensor, Tensor)"
-)
+_library = register("msstsvis")
 
 
-@torch.library.register_fake(NAME, lib=_library)
-def _(value, spatial_shapes, sampling_locations, attention_weights):
-    return value.new_empty(value.shape[0], sampling_locations.shape[1], value.shape[2] * value.shape[3])
+def load_kernel(device: str, reference: Callable[..., Tensor]) -> bool:
+    """Builds and loads the kernel of a device type, and checks it against `reference` on a tiny input.
 
+    Where it can't be built, the environment variable `MSSTSVIS_HUB_KERNEL` may name a Hub repository, `owner/name`,
+    which the `kernels` library then loads; the kernel there runs with your rights, as any code does.
 
-@torch.library.register_fake(f"{NAME}_backward", lib=_library)
-def _(grad_output, value, spatial_shapes, sampling_locations, attention_weights):
-    return tuple(tensor.new_empty(tensor.shape) for tensor in (value, sampling_locations, attention_weights))
-
-
-def _setup_context(ctx, inputs, output):
-    value, ctx.spatial_shapes, sampling_locations, attention_weights = inputs
-    ctx.save_for_backward(value, sampling_locations, attention_weights)
-
-
-def _backward(ctx, grad_output):
-    value, sampling_locations, attention_weights = ctx.saved_tensors
-    grad_value, grad_locations, grad_weights = torch.ops.msstsvis.multi_scale_deformable_attention_backward(
-        grad_output, value, ctx.spatial_shapes, sampling_locations, attention_weights
-    )
-    return grad_value, None, grad_locations, grad_weights
-
-
-def _no_double_backward(ctx, *grads):
-    raise RuntimeError(
-        "The compiled multi-scale deformable attention has a first derivative only; for a second one, "
-        "set MSSTSVIS_KERNELS=off to use the PyTorch formula"
-    )
-
-
-torch.library.register_autograd(NAME, _backward, setup_context=_setup_context, lib=_library)
-torch.library.register_autograd(f"{NAME}_backward", _no_double_backward, lib=_library)
-
-
-def load_cpu_kernel(reference: Callable[..., Tensor]) -> bool:
-    """Builds and loads the CPU kernel, and checks it against `reference` on a tiny input.
+    Args:
+        device: "cpu" or "cuda".
+        reference: the PyTorch formula.
 
     Returns:
         whether the kernel can be used; when it can't, one warning says why.
     """
-    # A new thread has no tracing mode, autocast or no_grad of the caller, who may well be torch.export.
-    with ThreadPoolExecutor(1) as executor:
-        try:
-            executor.submit(_load_and_check, reference).result()
-        except (BuildError, OSError, RuntimeError, ArithmeticError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            logger.warning(
-                f"The CPU kernel of deformable attention is off, PyTorch is used instead: {reason} "
-                "(MSSTSVIS_KERNELS=off silences this)"
-            )
-            return False
-    logger.info("Deformable attention on the CPU uses its compiled kernel")
+    try:
+        # A thread has a current CUDA device of its own, too.
+        place = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
+        # A new thread has no tracing mode, autocast or no_grad of the caller, who may well be torch.export.
+        with ThreadPoolExecutor(1) as executor:
+            executor.submit(_load_and_check, place, reference).result()
+    except Exception as error:  # whatever it is, PyTorch can do the work
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        logger.warning(
+            f"The {device.upper()} kernel of deformable attention is off, PyTorch is used instead: {reason} "
+            "(MSSTSVIS_KERNELS=off silences this)"
+        )
+        return False
+    logger.info(f"Deformable attention on {device} uses its compiled kernel")
     return True
 
 
-def _load_and_check(reference: Callable[..., Tensor]) -> None:
-    torch.ops.load_library(build(SOURCE))
-    # Rows of one vector and of several with a rest; few queries and many.
-    for channels, queries in ((16, 1), (20, 9)):
-        _check_agreement(reference, channels, queries)
+def _load_and_check(device: torch.device, reference: Callable[..., Tensor]) -> None:
+    _load(device.type)
+    # Rows of one vector and of several with a rest; few queries, many, and as many as pixels.
+    for channels, queries in ((16, 1), (20, 9), (8, 14)):
+        _check_agreement(device, reference, channels, queries)
 
 
-def _check_agreement(reference: Callable[..., Tensor], channels: int, queries: int) -> None:
+def _load(device: str) -> None:
+    try:
+        count = torch.cuda.device_count() if device == "cuda" else 0
+        torch.ops.load_library(build(SOURCES[device], [torch.cuda.get_device_capability(i) for i in range(count)]))
+    except (BuildError, OSError):
+        repository = os.environ.get("MSSTSVIS_HUB_KERNEL")
+        if not repository:
+            raise
+        _load_from_hub(device, repository)
+
+
+def _load_from_hub(device: str, repository: str) -> None:
+    try:
+        kernels = importlib.import_module("kernels")
+    except ImportError as error:
+        raise BuildError(f"MSSTSVIS_HUB_KERNEL={repository} needs `pip install kernels`") from error
+    kernel = kernels.get_kernel(repository, version=HUB_VERSION, backend=device, trust_remote_code=True)
+    # The Hub's operators have a namespace of their own; ours call them, so that graphs and checks know one name.
+    for name in (NAME, f"{NAME}_backward"):
+        _library.impl(name, getattr(kernel, name), device.upper())
+
+
+def _check_agreement(device: torch.device, reference: Callable[..., Tensor], channels: int, queries: int) -> None:
     generator = torch.Generator().manual_seed(0)
     shapes, batch, heads, points = [(3, 4), (2, 1)], 2, 2, 3
+    sides = [side for shape in shapes for side in shape]
 
     def random(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator)
@@ -105,15 +100,23 @@ def _check_agreement(reference: Callable[..., Tensor], channels: int, queries: i
     locations = random(batch, queries, heads, len(shapes), points, 2) * 1.6 - 0.3
     weights = random(batch, queries, heads, len(shapes), points)
     grad_output = random(batch, queries, heads * channels) - 0.5
-    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 2e-2)):
+    tolerances = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+    if device.type == "cuda":  # the CPU kernel knows no float16
+        tolerances[torch.float16] = 2e-3
+    for dtype, tolerance in tolerances.items():
         results = []
-        for function, spatial_shapes in (
-            (reference, shapes),
-            (torch.ops.msstsvis.multi_scale_deformable_attention, [size for shape in shapes for size in shape]),
+        for function, spatial_shapes, where in (
+            (reference, shapes, torch.device("cpu")),
+            (
+                torch.ops.msstsvis.multi_scale_deformable_attention,
+                sides,
+                device,
+            ),
         ):
-            inputs = [tensor.detach().clone().requires_grad_() for tensor in (value.to(dtype), locations, weights)]
+            inputs = [tensor.to(where, copy=True).requires_grad_() for tensor in (value.to(dtype), locations, weights)]
             output = function(inputs[0], spatial_shapes, *inputs[1:])
-            results.append((output, *torch.autograd.grad(output, inputs, grad_output.to(dtype))))
+            grads = torch.autograd.grad(output, inputs, grad_output.to(where, dtype))
+            results.append([tensor.cpu() for tensor in (output, *grads)])
         for expected, given in zip(*results, strict=True):
             error = (given.float() - expected.float()).abs().max().item()
             if not error <= tolerance * (1 + expected.abs().max().item()):

@@ -1,10 +1,15 @@
+import errno
 import importlib
 import logging
 import math
 import multiprocessing
 import os
+import re
 import shutil
 import stat
+import struct
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -71,7 +76,7 @@ def kernels():
     )
     if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
         pytest.skip("no C++ compiler")
-    assert ops._load_cpu_kernel(), "the kernel must build, load and pass its self-check"
+    assert ops._load_kernel("cpu"), "the kernel must build, load and pass its self-check"
     return module
 
 
@@ -134,6 +139,7 @@ SIZES = [
     (1, [(6, 5)] * 2, 1, 112, 4, 1),
     (3, [(2, 7)], 3, 37, 2, 7),
     (2, [(1, 17)], 2, 13, 6, 2),
+    (300, [(2, 3), (1, 1)], 2, 8, 3, 2),  # many frames
     (2, [(3, 4)], 2, 16, 0, 4),
     (0, [(3, 4)], 2, 16, 3, 4),
 ]
@@ -161,7 +167,7 @@ def test_embedding_bag_equals_the_reference(size):
     assert_close([given], [expected], FLOAT32_TOLERANCE * max(max(shape) for shape in shapes))
 
 
-@pytest.mark.parametrize("channels", range(1, 41))
+@pytest.mark.parametrize("channels", range(1, 65))
 def test_kernel_takes_any_number_of_channels(kernels, channels):
     shapes, queries = [(3, 2)], 1 + channels % 3
     inputs = make_inputs(1, shapes, 2, channels, queries, 2, seed=channels)
@@ -188,6 +194,57 @@ def test_kernel_survives_locations_that_are_not_finite(kernels):
     value, locations, weights = make_inputs(1, [(3, 4)], 1, 8, 3, 1)
     locations[0, :, 0, 0, 0, 0] = torch.tensor([math.inf, -math.inf, math.nan])
     assert torch.equal(multi_scale_deformable_attention(value, [(3, 4)], locations, weights), torch.zeros(1, 3, 8))
+
+
+def test_gradients_of_the_kernel(kernels):
+    # The output is linear in value and weights, and bilinear in a location within its cell: there, finite differences
+    # are exact, whatever their step.
+    shapes = [(4, 8), (2, 2)]
+    generator = torch.Generator().manual_seed(0)
+    value = torch.randn(2, 36, 2, 4, generator=generator)
+    cells = torch.stack([torch.randint(-1, shape[axis] + 1, (2, 3, 2, 2)) for shape in shapes for axis in (1, 0)], -1)
+    inside = cells.view(2, 3, 2, 2, 2, 2) + 0.5 + 0.25 + 0.5 * torch.rand(2, 3, 2, 2, 2, 2, generator=generator)
+    locations = inside.transpose(3, 4) / torch.tensor(shapes).flip(1)[:, None]
+    weights = torch.rand(2, 3, 2, 2, 2, generator=generator)
+    inputs = [tensor.requires_grad_() for tensor in (value, locations, weights)]
+    function = torch.ops.msstsvis.multi_scale_deformable_attention
+    with pytest.warns(UserWarning, match="double precision"):
+        assert torch.autograd.gradcheck(
+            lambda v, l, w: function(v, [4, 8, 2, 2], l, w), inputs, eps=2**-6, atol=2e-3, rtol=2e-3
+        )
+
+
+def test_a_level_without_pixels_reads_zeros(path):
+    value, locations, weights = make_inputs(2, [(3, 4), (2, 2)], 2, 32, 3, 2)
+    shapes = [(3, 4), (0, 5), (2, 2)]
+    grad_output = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(1))
+    expected = run(multi_scale_deformable_attention, value, [(3, 4), (2, 2)], locations, weights, grad_output)
+    levels = [0, 0, 1]  # the points of the empty level are those of the first
+    locations, weights = locations[:, :, :, levels], weights[:, :, :, levels]
+    given = run(multi_scale_deformable_attention, value, shapes, locations, weights, grad_output)
+    assert torch.equal(given[0], expected[0])
+    assert torch.equal(given[1], expected[1])
+    for a, b in zip(given[2:], expected[2:], strict=True):
+        assert torch.equal(a[:, :, :, [0, 2]], b)
+        assert not a[:, :, :, 1].any()
+
+
+def test_no_pixel_at_all_gives_zeros(path):
+    value, locations, weights = make_inputs(2, [(0, 3), (0, 0)], 2, 4, 3, 2)
+    given = run(multi_scale_deformable_attention, value, [(0, 3), (0, 0)], locations, weights, torch.ones(2, 3, 8))
+    assert given[0].shape == (2, 3, 8)
+    assert not any(tensor.any() for tensor in given)
+
+
+def test_autocast_leaves_the_result_alone(path):
+    shapes = [(6, 5), (3, 3)]
+    value, locations, weights = make_inputs(2, shapes, 2, 32, 4, 3)
+    value = value.bfloat16()
+    expected = multi_scale_deformable_attention(value, shapes, locations, weights)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        given = multi_scale_deformable_attention(value, shapes, locations, weights)
+    assert given.dtype == torch.bfloat16
+    torch.testing.assert_close(given, expected)
 
 
 def test_inputs_need_not_be_contiguous(path):
@@ -225,6 +282,43 @@ def test_half_precision_on_a_large_strided_level(path, dtype):
     locations = torch.rand(1, 50, 2, 1, 4, 2, generator=torch.Generator().manual_seed(0)) * 0.9 + 0.05
     output = multi_scale_deformable_attention(value, [(side, side)], locations, torch.full((1, 50, 2, 1, 4), 0.25))
     torch.testing.assert_close(output, torch.ones(1, 50, 8, dtype=dtype))
+
+
+# transformers' own operator may crash here: grid_sample's half-precision CPU kernel reads wrong memory
+TRANSFORMERS_IN_HALF = """
+import sys
+import torch
+from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
+
+value, shapes, locations, weights = torch.load(sys.argv[1])
+sides = torch.tensor(shapes)
+starts = torch.cat([sides.new_zeros(1), sides.prod(1).cumsum(0)[:-1]])
+output = MultiScaleDeformableAttention()(value, sides, shapes, starts, locations, weights, 64)
+error = (output.float() - torch.load(sys.argv[2])).norm() / torch.load(sys.argv[2]).norm()
+if not output.isfinite().all():
+    print("infinite", (~output.isfinite()).float().mean().item())
+else:
+    print("wrong" if error > 0.005 else "right", error.item())
+"""
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_right_where_that_of_transformers_is_not(dtype, monkeypatch, tmp_path):
+    shapes = [(190, 190), (12, 20)]
+    value, locations, weights = make_inputs(1, shapes, 4, 32, 200, 4)
+    expected = reference(value, shapes, locations, weights)
+    for choice in ("auto", "off"):
+        monkeypatch.setenv("MSSTSVIS_KERNELS", choice)
+        given = multi_scale_deformable_attention(value.to(dtype), shapes, locations, weights).float()
+        assert given.isfinite().all()
+        assert (given - expected).norm() < 0.005 * expected.norm()
+
+    torch.save((value.to(dtype), shapes, locations.to(dtype), weights.to(dtype)), tmp_path / "inputs.pt")
+    torch.save(expected, tmp_path / "expected.pt")
+    command = [sys.executable, "-c", TRANSFORMERS_IN_HALF, str(tmp_path / "inputs.pt"), str(tmp_path / "expected.pt")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    # a crash is a negative exit code
+    assert result.returncode < 0 or result.stdout.split()[0] in ("infinite", "wrong"), "transformers is right now"
 
 
 def test_float64_stays_float64(path):
@@ -290,11 +384,11 @@ def test_exports_with_a_free_batch(path, strict):
 
 
 def test_the_first_use_may_be_a_trace(kernels):
-    ops._load_cpu_kernel.cache_clear()
+    ops._load_kernel.cache_clear()
     with torch._subclasses.FakeTensorMode(), torch.no_grad():
         inputs = make_inputs(2, Attention.shapes, 2, 8, 3, 2)
         assert Attention()(*inputs).shape == (2, 3, 16)
-    assert ops._load_cpu_kernel()
+    assert ops._load_kernel("cpu")
 
 
 def test_second_derivative_is_refused(kernels):
@@ -317,6 +411,7 @@ def wrong(name):
         "dimensions": (value.flatten(2), shapes, locations, weights),
         "pixels": (value, [(3, 4), (2, 3)], locations, weights),
         "empty level": (value, [(4, 4), (0, 2)], locations, weights),
+        "negative side": (value, [(4, 4), (-1, 2)], locations, weights),
         "no level": (value[:, :0], [], locations[:, :, :, :0], weights[:, :, :, :0]),
         "levels": (value, [(4, 4)], locations, weights),
         "heads": (value, shapes, locations[:, :, :1], weights),
@@ -330,7 +425,7 @@ def wrong(name):
     [
         ("dimensions", r"value has shape \(2, 16, 16\); expected \(batch, pixels, heads, channels\)"),
         ("pixels", r"value has 16 pixels, but spatial_shapes \[\(3, 4\), \(2, 3\)\] hold 18: flatten"),
-        ("empty level", r"spatial_shapes is \[\(4, 4\), \(0, 2\)\]; expected .* at least one pixel in every level"),
+        ("negative side", r"spatial_shapes is \[\(4, 4\), \(-1, 2\)\]; expected .* no negative height or width"),
         ("no level", r"spatial_shapes is \[\]; expected at least one level"),
         ("levels", r"sampling_locations has shape \(2, 3, 2, 2, 2, 2\); expected \(2, queries, 2, 1, points, 2\)"),
         ("heads", r"sampling_locations has shape \(2, 3, 1, 2, 2, 2\); expected \(2, queries, 2, 2, points, 2\)"),
@@ -354,7 +449,9 @@ def test_half_precision_locations_and_weights_are_refused(name):
         multi_scale_deformable_attention(value.bfloat16(), [(3, 4)], locations, weights)
 
 
-@pytest.mark.parametrize("name", ["dimensions", "pixels", "empty level", "levels", "heads", "batch", "weights"])
+@pytest.mark.parametrize(
+    "name", ["dimensions", "pixels", "empty level", "negative side", "levels", "heads", "batch", "weights"]
+)
 def test_the_operator_itself_refuses_wrong_shapes(kernels, name):
     value, shapes, locations, weights = wrong(name)
     with pytest.raises(RuntimeError, match=r"value|spatial_shapes|sampling_locations|attention_weights|level"):
@@ -367,7 +464,7 @@ def test_the_operator_itself_refuses_wrong_shapes(kernels, name):
 
 
 def test_embedding_bag_serves_inference_with_wide_heads(monkeypatch):
-    monkeypatch.setattr(ops, "_load_cpu_kernel", lambda: False)
+    monkeypatch.setattr(ops, "_load_kernel", lambda device: False)
 
     def uses_embedding_bag(channels, requires_grad=False):
         value, locations, weights = make_inputs(1, [(3, 4)], 1, channels, 2, 1)
@@ -410,13 +507,13 @@ def test_without_the_kernels_package(monkeypatch):
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    ops._load_cpu_kernel.cache_clear()
+    ops._load_kernel.cache_clear()
     try:
         inputs = make_inputs(1, [(3, 4)], 1, 8, 2, 1)
         output = multi_scale_deformable_attention(inputs[0], [(3, 4)], *inputs[1:])
-        assert not ops._load_cpu_kernel()
+        assert not ops._load_kernel("cpu")
     finally:
-        ops._load_cpu_kernel.cache_clear()
+        ops._load_kernel.cache_clear()
     assert torch.equal(output, reference(inputs[0], [(3, 4)], *inputs[1:]))
 
 
@@ -425,9 +522,9 @@ def fresh(kernels, monkeypatch, tmp_path, caplog):
     """The state before the first use, with an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     caplog.set_level(logging.WARNING)
-    ops._load_cpu_kernel.cache_clear()
+    ops._load_kernel.cache_clear()
     yield tmp_path
-    ops._load_cpu_kernel.cache_clear()
+    ops._load_kernel.cache_clear()
 
 
 def assert_falls_back(caplog, reason):
@@ -472,15 +569,195 @@ def test_cache_that_cannot_be_written(fresh, monkeypatch, caplog):
     assert_falls_back(caplog, "Not a directory")
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind this user")
+def test_read_only_cache(fresh, caplog):
+    fresh.chmod(0o500)
+    assert_falls_back(caplog, "Permission denied")
+
+
+def test_cache_on_a_read_only_file_system(fresh, monkeypatch, caplog):
+    def read_only(*arguments):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "mkdir", read_only)
+    assert_falls_back(caplog, "Read-only file system")
+
+
+def test_library_of_another_machine_in_the_cache(fresh, kernels, monkeypatch, caplog):
+    monkeypatch.setenv("CXX", write_compiler(fresh, 'for last; do :; done; echo library > "$last"'))
+    library = importlib.import_module("transformers_msstsvis.kernels.build").build(kernels.SOURCES["cpu"])
+    # an ELF header: 64 bits, little-endian, shared object, for a Motorola 68000
+    library.write_bytes(b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack("<HHI", 3, 4, 1).ljust(48, b"\0"))
+    assert_falls_back(caplog, "Could not load this library")
+
+
+def test_hub_kernel_without_the_kernels_library(fresh, monkeypatch, caplog):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("MSSTSVIS_HUB_KERNEL", "someone/attention")
+    monkeypatch.setitem(sys.modules, "kernels", None)
+    assert_falls_back(caplog, "MSSTSVIS_HUB_KERNEL=someone/attention needs `pip install kernels`")
+
+
+USE_HUB_KERNEL = """
+import sys, types
+from concurrent.futures import ThreadPoolExecutor
+import torch
+from transformers_msstsvis.ops import multi_scale_deformable_attention as ops
+
+calls = []
+
+def pairs(sides):
+    return list(zip(sides[::2], sides[1::2]))
+
+def backward(grad_output, value, sides, locations, weights):
+    inputs = [tensor.detach().requires_grad_() for tensor in (value, locations, weights)]
+    output = ops.multi_scale_deformable_attention_reference(inputs[0], pairs(sides), *inputs[1:])
+    return torch.autograd.grad(output, inputs, grad_output)
+
+class Kernel:
+    def multi_scale_deformable_attention(value, sides, locations, weights):
+        calls.append("forward")
+        return SCALE * ops.multi_scale_deformable_attention_reference(value, pairs(sides), locations, weights)
+
+    def multi_scale_deformable_attention_backward(*inputs):
+        with ThreadPoolExecutor(1) as executor:  # autograd is off in a kernel's own thread
+            return executor.submit(backward, *inputs).result()
+
+def get_kernel(repository, version, backend, trust_remote_code):
+    assert (repository, version, backend, trust_remote_code) == ("someone/attention", 1, "cpu", True)
+    return Kernel
+
+sys.modules["kernels"] = types.SimpleNamespace(get_kernel=get_kernel)
+value, locations, weights = torch.ones(1, 4, 1, 8), torch.full((1, 1, 1, 1, 1, 2), 0.5), torch.ones(1, 1, 1, 1, 1)
+checks = ops._load_kernel("cpu"), len(calls)
+output = ops.multi_scale_deformable_attention(value, [(2, 2)], locations, weights)
+print(checks[0], len(calls) - checks[1], output.mean().item())
+"""
+
+
+# a wrong kernel is refused by the self-check, like any other
+@pytest.mark.parametrize(("scale", "printed"), [(1.0, "True 1 1.0"), (1.5, "False 0 1.0")])
+def test_hub_kernel(fresh, scale, printed):
+    environment = os.environ | {"CXX": "no-such-compiler", "MSSTSVIS_HUB_KERNEL": "someone/attention"}
+    code = USE_HUB_KERNEL.replace("SCALE", str(scale))
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert result.stdout.strip() == printed, result.stderr
+    assert ("off by" in result.stderr) == (scale != 1.0)
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "loads", "path"),
+    [
+        ("auto", "cpu", True, "kernel"),
+        ("auto", "cpu", False, "embedding_bag"),
+        ("auto", "cuda", True, "kernel"),
+        ("auto", "cuda", False, "reference"),
+        ("auto", "mps", True, "reference"),
+        ("cuda", "cuda", True, "kernel"),
+        ("cuda", "cpu", True, "reference"),
+        ("cpu", "cuda", True, "reference"),
+        ("off", "cuda", True, "reference"),
+    ],
+)
+def test_path_of_each_device(monkeypatch, choice, device, loads, path):
+    monkeypatch.setenv("MSSTSVIS_KERNELS", choice)
+    monkeypatch.setattr(ops, "_load_kernel", lambda device: loads)
+    assert ops._choose(device) == path
+
+
+def test_cuda_kernel_without_a_device(kernels, monkeypatch, caplog):
+    def no_device():
+        raise RuntimeError("Found no NVIDIA driver\nmore")
+
+    monkeypatch.setattr(torch.cuda, "current_device", no_device)
+    caplog.set_level(logging.WARNING)
+    assert not kernels.load_kernel("cuda", reference)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(
+        "The CUDA kernel of deformable attention is off, PyTorch is used instead: Found no NVIDIA"
+    )
+
+
+def test_no_cuda_compiler(fresh, kernels, monkeypatch):
+    build = importlib.import_module("transformers_msstsvis.kernels.build")
+    monkeypatch.setenv("CUDA_HOME", str(fresh))
+    with pytest.raises(build.BuildError, match="no CUDA compiler found"):
+        build.build(kernels.SOURCES["cuda"], [(9, 0)])
+
+
+def test_cuda_build_is_for_the_devices(fresh, kernels, monkeypatch):
+    build = importlib.import_module("transformers_msstsvis.kernels.build")
+    (fresh / "bin").mkdir()
+    script = write_compiler(fresh, f'echo "$@" >> "{fresh}/log"; for last; do :; done; echo library > "$last"')
+    os.rename(script, fresh / "bin" / "nvcc")
+    monkeypatch.setenv("CUDA_HOME", str(fresh))
+    libraries = {build.build(kernels.SOURCES["cuda"], archs) for archs in ([(9, 0)], [(9, 0), (8, 0), (9, 0)])}
+    assert len(libraries) == 2
+    assert build.build(kernels.SOURCES["cuda"], [(8, 0), (9, 0)]) in libraries
+    compilations = [line for line in (fresh / "log").read_text().splitlines() if line != "--version"]
+    assert [re.findall("code=(sm_[0-9]+)", line) for line in compilations] == [["sm_90"], ["sm_80", "sm_90"]]
+
+
+@pytest.mark.slow
+def test_cuda_source_compiles(kernels, monkeypatch, tmp_path):
+    build = importlib.import_module("transformers_msstsvis.kernels.build")
+    try:
+        build._cuda_compiler()
+    except build.BuildError:
+        pytest.skip("no CUDA compiler")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    torch.ops.load_library(build.build(kernels.SOURCES["cuda"], [(8, 0), (9, 0)]))
+    for name in (kernels.NAME, f"{kernels.NAME}_backward"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"msstsvis::{name}", "CUDA")
+
+
+def test_compiled_index_part(monkeypatch):
+    shapes = [(3, 4), (2, 2)]
+    value, locations, weights = make_inputs(2, shapes, 2, 32, 3, 2)
+    expected = reference(value, shapes, locations, weights)
+    calls = []
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **_: lambda *inputs: (calls.append(1), function(*inputs))[1]
+    )
+    monkeypatch.setattr(ops, "_load_kernel", lambda device: False)
+    ops._compile_find_bags.cache_clear()
+    try:
+        torch.testing.assert_close(multi_scale_deformable_attention(value, shapes, locations, weights), expected)
+        assert not calls
+        monkeypatch.setenv("MSSTSVIS_COMPILE", "1")
+        torch.testing.assert_close(multi_scale_deformable_attention(value, shapes, locations, weights), expected)
+        assert calls
+    finally:
+        ops._compile_find_bags.cache_clear()
+
+
+def test_index_part_that_does_not_compile(monkeypatch, caplog):
+    def broken(*inputs):
+        raise RuntimeError("no compiler here\nmore")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: broken)
+    caplog.set_level(logging.WARNING)
+    inputs = make_inputs(2, [(3, 4)], 2, 32, 3, 2)
+    ops._compile_find_bags.cache_clear()
+    try:
+        for _ in range(2):
+            given = ops.multi_scale_deformable_attention_embedding_bag(inputs[0], [(3, 4)], *inputs[1:], compiled=True)
+    finally:
+        ops._compile_find_bags.cache_clear()
+    torch.testing.assert_close(given, reference(inputs[0], [(3, 4)], *inputs[1:]))
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message == "MSSTSVIS_COMPILE=1 has no effect on deformable attention here: no compiler here"
+
+
 def test_kernel_that_disagrees_with_the_reference(kernels, caplog):
-    assert not kernels.load_cpu_kernel(lambda *inputs: reference(*inputs) * 1.01)
+    assert not kernels.load_kernel("cpu", lambda *inputs: reference(*inputs) * 1.01)
     assert "off by" in caplog.text
     assert "self-check" in caplog.text
 
 
 def test_loading_leaves_the_random_state_alone(kernels):
     state = torch.get_rng_state()
-    assert kernels.load_cpu_kernel(reference)
+    assert kernels.load_kernel("cpu", reference)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -493,7 +770,7 @@ def test_processes_build_once(fresh, kernels, monkeypatch):
     body = f'echo called >> "{log}"; sleep 0.3; for last; do :; done; echo library > "$last"'
     monkeypatch.setenv("CXX", write_compiler(fresh, body))
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_build, args=(kernels.SOURCE,)) for _ in range(3)]
+    processes = [context.Process(target=_build, args=(kernels.SOURCES["cpu"],)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:

@@ -12,11 +12,14 @@ import functools
 import importlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 KERNEL_CHOICES = ("off", "auto", "cpu", "cuda")
 
@@ -32,7 +35,7 @@ def multi_scale_deformable_attention(
     Args:
         value: `(N, S, M, D)`, the levels flattened row by row and concatenated, `S = sum(height * width)`;
             float32, bfloat16, float16 or float64.
-        spatial_shapes: `(height, width)` of each level, Python ints.
+        spatial_shapes: `(height, width)` of each level, Python ints. A level without pixels reads zeros.
         sampling_locations: `(N, Q, M, L, P, 2)`, x then y, 0 and 1 being the outer edges of the level;
             float32 whatever the dtype of `value` (float64 with float64). A point outside reads zeros.
         attention_weights: `(N, Q, M, L, P)`, the same dtype as `sampling_locations`.
@@ -45,11 +48,22 @@ def multi_scale_deformable_attention(
         TypeError: `sampling_locations` or `attention_weights` are in half precision.
         ValueError: the environment variable `MSSTSVIS_KERNELS` is none of `off`, `auto` (the default: any compiled
             kernel that the device has), `cpu` and `cuda` (that one only).
+
+    Without a compiled kernel, `MSSTSVIS_COMPILE=1` puts the index arithmetic of inference on the CPU through
+    `torch.compile`. That needs a C++ compiler too, and some seconds for every new size of a frame: for many clips of
+    one size, where the package's own kernel can't be had.
     """
     _check(value, spatial_shapes, sampling_locations, attention_weights)
+    levels = [level for level, (height, width) in enumerate(spatial_shapes) if height * width > 0]
+    if len(levels) < len(spatial_shapes):
+        spatial_shapes = [spatial_shapes[level] for level in levels]
+        sampling_locations, attention_weights = sampling_locations[:, :, :, levels], attention_weights[:, :, :, levels]
+    if not levels:  # a sum of nothing, but still a function of its inputs
+        nothing = value.sum() + sampling_locations.sum() + attention_weights.sum()
+        return nothing.to(value.dtype).repeat(value.shape[0], attention_weights.shape[1], value.shape[2:].numel())
     path = _choose(value.device.type)
     if path == "kernel" and value.dtype != torch.float64:
-        half = value.dtype == torch.float16  # which the kernels don't know
+        half = value.dtype == torch.float16 and value.device.type == "cpu"  # which that kernel doesn't know
         sizes = [size for shape in spatial_shapes for size in shape]
         output = torch.ops.msstsvis.multi_scale_deformable_attention(
             value.float() if half else value, sizes, sampling_locations, attention_weights
@@ -62,7 +76,7 @@ def multi_scale_deformable_attention(
     wide = channels >= 32 and batch * pixels * heads < 2**31  # its rows are counted in int32
     if path == "embedding_bag" and wide and not needs_grad:
         return multi_scale_deformable_attention_embedding_bag(
-            value, spatial_shapes, sampling_locations, attention_weights
+            value, spatial_shapes, sampling_locations, attention_weights, compiled=_compiles()
         )
     return multi_scale_deformable_attention_reference(value, spatial_shapes, sampling_locations, attention_weights)
 
@@ -100,15 +114,40 @@ def multi_scale_deformable_attention_embedding_bag(
     spatial_shapes: Sequence[tuple[int, int]],
     sampling_locations: Tensor,
     attention_weights: Tensor,
+    compiled: bool = False,
 ) -> Tensor:
     """The same as a weighted sum of table rows: the fast path of inference on a CPU without a compiled kernel.
 
-    A query and head is a bag of `L * P * 4` rows of `value`, the corners of its points. `torch.compile` fuses the
-    index arithmetic, most of the work. Arguments as `multi_scale_deformable_attention`.
+    A query and head is a bag of `L * P * 4` rows of `value`, the corners of its points. Frame by frame, so that the
+    indices stay in the cache. `compiled` fuses their arithmetic, most of the work, through `torch.compile`: a
+    compilation of some seconds for every new size of a frame. Other arguments as `multi_scale_deformable_attention`.
     """
-    batch, pixels, heads, channels = value.shape
-    starts = [0, *itertools.accumulate(height * width for height, width in spatial_shapes)][:-1]
-    integer = {"dtype": torch.int32, "device": value.device}
+    find_bags = _compile_find_bags() if compiled else _find_bags
+    table = value.to(attention_weights.dtype)
+    if torch.compiler.is_compiling():  # the number of frames may be symbolic
+        return _sum_bags(table, *find_bags(spatial_shapes, sampling_locations, attention_weights)).to(value.dtype)
+    frames = zip(table.split(1), sampling_locations.split(1), attention_weights.split(1), strict=True)
+    outputs = [_sum_bags(pixels, *find_bags(spatial_shapes, *where)) for pixels, *where in frames]
+    return torch.cat(outputs).to(value.dtype)
+
+
+def _sum_bags(value: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    output = F.embedding_bag(
+        rows.flatten(3).flatten(0, 2),  # (N, Q, M, L, P, 4) -> (N * Q * M, L * P * 4)
+        value.flatten(0, 2),  # (N, S, M, D) -> (N * S * M, D)
+        per_sample_weights=weights.flatten(3).flatten(0, 2),
+        mode="sum",
+    )
+    return output.unflatten(0, rows.shape[:3]).flatten(2)  # (N * Q * M, D) -> (N, Q, M * D)
+
+
+def _find_bags(
+    spatial_shapes: Sequence[tuple[int, int]], locations: Tensor, attention: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rows of the table and their weights, both `(N, Q, M, L, P, 4)`: the four pixels around each point."""
+    batch, _, heads = attention.shape[:3]
+    *starts, pixels = [0, *itertools.accumulate(height * width for height, width in spatial_shapes)]
+    integer = {"dtype": torch.int32, "device": locations.device}
     heights, widths = (
         torch.tensor(sides, **integer)[:, None] for sides in zip(*spatial_shapes, strict=True)
     )  # (L, 1)
@@ -117,21 +156,32 @@ def multi_scale_deformable_attention_embedding_bag(
     first = torch.tensor(starts, **integer)[:, None] * heads  # (L, 1)
     first = first + torch.arange(heads, **integer)[:, None, None]  # (M, L, 1)
     first = first + torch.arange(batch, **integer)[:, None, None, None, None] * (pixels * heads)  # (N, 1, M, L, 1)
-    columns, column_weights = _neighbours(sampling_locations[..., 0], widths)
-    lines, line_weights = _neighbours(sampling_locations[..., 1], heights)
+    columns, column_weights = _neighbours(locations[..., 0], widths)
+    lines, line_weights = _neighbours(locations[..., 1], heights)
     columns = [column * heads for column in columns]
     lines = [line * (widths * heads) + first for line in lines]
-    line_weights = [weight * attention_weights for weight in line_weights]
-    rows = torch.stack([line + column for line in lines for column in columns], -1)  # (N, Q, M, L, P, 4)
+    line_weights = [weight * attention for weight in line_weights]
+    rows = torch.stack([line + column for line in lines for column in columns], -1)
     weights = torch.stack([line * column for line in line_weights for column in column_weights], -1)
+    return rows, weights
 
-    output = F.embedding_bag(
-        rows.flatten(3).flatten(0, 2),  # -> (N * Q * M, L * P * 4)
-        value.to(weights.dtype).flatten(0, 2),  # (N, S, M, D) -> (N * S * M, D)
-        per_sample_weights=weights.flatten(3).flatten(0, 2),
-        mode="sum",
-    )
-    return output.reshape(batch, rows.shape[1], heads * channels).to(value.dtype)  # (N * Q * M, D) -> (N, Q, M * D)
+
+@functools.cache
+def _compile_find_bags() -> Callable[..., tuple[Tensor, Tensor]]:
+    compiled, works = torch.compile(_find_bags, dynamic=False), True
+
+    def find_bags(*inputs) -> tuple[Tensor, Tensor]:
+        nonlocal works
+        if works:
+            try:
+                return compiled(*inputs)
+            except Exception as error:  # whatever torch.compile lacks here, PyTorch does without
+                works = False
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                logger.warning(f"MSSTSVIS_COMPILE=1 has no effect on deformable attention here: {reason}")
+        return _find_bags(*inputs)
+
+    return find_bags
 
 
 def _neighbours(locations: Tensor, sides: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -148,24 +198,32 @@ def _neighbours(locations: Tensor, sides: Tensor) -> tuple[list[Tensor], list[Te
 
 
 @torch.compiler.assume_constant_result
+def _compiles() -> bool:
+    # Inside another torch.compile or export there is nothing left to gain.
+    return os.environ.get("MSSTSVIS_COMPILE") == "1" and not torch.compiler.is_compiling()
+
+
+@torch.compiler.assume_constant_result
 def _choose(device: str) -> str:
     """Which path serves this device type, "kernel", "embedding_bag" or "reference": the one place that chooses."""
     choice = os.environ.get("MSSTSVIS_KERNELS") or "auto"
     if choice not in KERNEL_CHOICES:
         raise ValueError(f"MSSTSVIS_KERNELS is {choice!r}; expected one of {', '.join(KERNEL_CHOICES)}")
-    if device != "cpu" or choice not in ("auto", "cpu"):
+    if device not in ("cpu", "cuda") or choice not in ("auto", device):
         return "reference"
-    return "kernel" if _load_cpu_kernel() else "embedding_bag"
+    if _load_kernel(device):
+        return "kernel"
+    return "embedding_bag" if device == "cpu" else "reference"
 
 
 @functools.cache
-def _load_cpu_kernel() -> bool:
+def _load_kernel(device: str) -> bool:
     try:
         # Not a plain import: this module also works alone, copied beside a model as remote code.
         kernels = importlib.import_module("transformers_msstsvis.kernels.deformable_attention_kernel")
     except ImportError:
         return False
-    return kernels.load_cpu_kernel(multi_scale_deformable_attention_reference)
+    return kernels.load_kernel(device, multi_scale_deformable_attention_reference)
 
 
 def _check(
@@ -174,10 +232,10 @@ def _check(
     if value.dim() != 4:
         raise ValueError(f"value has shape {tuple(value.shape)}; expected (batch, pixels, heads, channels)")
     batch, pixels, heads, _ = value.shape
-    if not spatial_shapes or any(height < 1 or width < 1 for height, width in spatial_shapes):
+    if not spatial_shapes or any(height < 0 or width < 0 for height, width in spatial_shapes):
         raise ValueError(
             f"spatial_shapes is {[tuple(shape) for shape in spatial_shapes]}; "
-            "expected at least one level, and at least one pixel in every level"
+            "expected at least one level, and no negative height or width"
         )
     expected = sum(height * width for height, width in spatial_shapes)
     if pixels != expected:

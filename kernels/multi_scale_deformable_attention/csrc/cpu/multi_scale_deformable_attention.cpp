@@ -2,6 +2,7 @@
 //
 // Formula: Deformable DETR, https://arxiv.org/abs/2010.04159, equation 3, bilinear sampling with zeros outside.
 // Stable ABI only, so that one source serves every torch since 2.10; the schemas are defined in Python.
+// TORCH_EXTENSION_NAME is the namespace of the operators.
 //
 // Letters: N batch, S pixels over all levels, Q queries, M heads, D channels per head, L levels, P points per level.
 //
@@ -9,6 +10,8 @@
 // own: in (N, S, M, D) the rows of one head lie M * D apart and share few cache sets. With few queries the forward
 // pass reads the rows where they are. In the backward pass a task alone writes its head's gradient: no atomics, and
 // the order of the sums is fixed, whatever the number of threads.
+
+#include "../arguments.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -23,6 +26,10 @@
 #include <tuple>
 #include <type_traits>
 #include <vector>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -86,9 +93,25 @@ inline Float<V> load(const float* source) {
 
 template <int V>
 inline Float<V> load(const BFloat16* source) {
-  typename Lanes<V>::Half half;
-  std::memcpy(&half, source, sizeof(half));
-  const typename Lanes<V>::Bits bits = __builtin_convertvector(half, typename Lanes<V>::Bits) << 16;
+  typename Lanes<V>::Bits bits;
+  // GCC widens in halves that it then joins.
+#if defined(__AVX512F__)
+  if constexpr (V == 16) {
+    bits = typename Lanes<V>::Bits(
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source))));
+  } else
+#endif
+#if defined(__AVX2__)
+      if constexpr (V == 8) {
+    bits = typename Lanes<V>::Bits(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))));
+  } else
+#endif
+  {
+    typename Lanes<V>::Half half;
+    std::memcpy(&half, source, sizeof(half));
+    bits = __builtin_convertvector(half, typename Lanes<V>::Bits);
+  }
+  bits <<= 16;
   Float<V> result;
   std::memcpy(&result, &bits, sizeof(result));
   return result;
@@ -564,62 +587,37 @@ void backward(
 
 // -------------------------------------------------------------------------------------------------- operators
 
-Sizes check(
-    const Tensor& value,
-    const std::vector<int64_t>& spatial_shapes,
-    const Tensor& locations,
-    const Tensor& attention,
-    Levels& levels) {
-  STD_TORCH_CHECK(
-      value.dim() == 4, "value must be (batch, pixels, heads, channels), but it has ", value.dim(), " dimensions");
-  STD_TORCH_CHECK(
-      locations.dim() == 6 && attention.dim() == 5,
-      "sampling_locations must have 6 dimensions and attention_weights 5");
-  STD_TORCH_CHECK(
-      value.scalar_type() == ScalarType::Float || value.scalar_type() == ScalarType::BFloat16,
-      "value must be float32 or bfloat16");
-  STD_TORCH_CHECK(
-      locations.scalar_type() == ScalarType::Float && attention.scalar_type() == ScalarType::Float,
-      "sampling_locations and attention_weights must be float32");
+Sizes make_sizes(const Arguments& arguments) {
   Sizes sizes;
-  sizes.batch = value.size(0);
-  sizes.pixels = value.size(1);
-  sizes.heads = value.size(2);
-  sizes.channels = value.size(3);
+  sizes.batch = arguments.batch;
+  sizes.pixels = arguments.pixels;
+  sizes.heads = arguments.heads;
+  sizes.channels = arguments.channels;
   sizes.padded_channels = (sizes.channels + 7) / 8 * 8;
-  sizes.queries = locations.size(1);
-  const int64_t level_count = locations.size(3), points = locations.size(4);
-  STD_TORCH_CHECK(
-      locations.size(0) == sizes.batch && locations.size(2) == sizes.heads && locations.size(5) == 2 &&
-          int64_t(spatial_shapes.size()) == 2 * level_count,
-      "sampling_locations must be (batch, queries, heads, levels, points, 2), to match value and spatial_shapes");
-  for (int64_t dim = 0; dim < 5; ++dim) {
-    STD_TORCH_CHECK(attention.size(dim) == locations.size(dim), "attention_weights must match sampling_locations");
-  }
+  sizes.queries = arguments.queries;
   STD_TORCH_CHECK(
       sizes.pixels * std::max(sizes.padded_channels, sizes.value_row()) <= std::numeric_limits<int32_t>::max() &&
-          level_count * points < (1 << 20),
+          arguments.levels * arguments.points < (1 << 20),
       "one image is too large: pixels * heads * channels must be below 2^31");
-  sizes.points = int(level_count * points);
-  int64_t pixel = 0;
-  for (int64_t level = 0; level < level_count; ++level) {
-    const int64_t height = spatial_shapes[2 * level], width = spatial_shapes[2 * level + 1];
-    STD_TORCH_CHECK(height > 0 && width > 0, "every level must have at least one pixel");
-    STD_TORCH_CHECK(height <= sizes.pixels && width <= sizes.pixels, "spatial_shapes must sum to the pixels of value");
-    levels.width.insert(levels.width.end(), points, float(width));
-    levels.height.insert(levels.height.end(), points, float(height));
-    levels.columns.insert(levels.columns.end(), points, int32_t(width));
-    levels.first_pixel.insert(levels.first_pixel.end(), points, int32_t(pixel));
-    pixel += height * width;
-    STD_TORCH_CHECK(pixel <= sizes.pixels, "spatial_shapes must sum to the pixels of value");
-  }
-  STD_TORCH_CHECK(pixel == sizes.pixels, "spatial_shapes must sum to the pixels of value");
-  // Whole vectors
-  levels.width.resize(sizes.points + 15, 1.0f);
-  levels.height.resize(sizes.points + 15, 1.0f);
-  levels.columns.resize(sizes.points + 15, 1);
-  levels.first_pixel.resize(sizes.points + 15, 0);
+  sizes.points = int(arguments.levels * arguments.points);
   return sizes;
+}
+
+Levels make_levels(const Arguments& arguments) {
+  Levels levels;
+  for (int64_t level = 0; level < arguments.levels; ++level) {
+    levels.width.insert(levels.width.end(), arguments.points, float(arguments.width[level]));
+    levels.height.insert(levels.height.end(), arguments.points, float(arguments.height[level]));
+    levels.columns.insert(levels.columns.end(), arguments.points, int32_t(arguments.width[level]));
+    levels.first_pixel.insert(levels.first_pixel.end(), arguments.points, int32_t(arguments.first_pixel[level]));
+  }
+  // Whole vectors
+  const size_t size = levels.width.size() + 15;
+  levels.width.resize(size, 1.0f);
+  levels.height.resize(size, 1.0f);
+  levels.columns.resize(size, 1);
+  levels.first_pixel.resize(size, 0);
+  return levels;
 }
 
 // Calls f with the number of lanes to use and a null pointer of the element type.
@@ -644,8 +642,9 @@ Tensor multi_scale_deformable_attention(
     std::vector<int64_t> spatial_shapes,
     const Tensor& sampling_locations,
     const Tensor& attention_weights) {
-  Levels levels;
-  const Sizes sizes = check(value, spatial_shapes, sampling_locations, attention_weights, levels);
+  const Arguments arguments = check_arguments(value, spatial_shapes, sampling_locations, attention_weights, false);
+  const Sizes sizes = make_sizes(arguments);
+  const Levels levels = make_levels(arguments);
   const Tensor values = torch::stable::contiguous(value);
   const Tensor locations = torch::stable::contiguous(sampling_locations);
   const Tensor attention = torch::stable::contiguous(attention_weights);
@@ -669,12 +668,10 @@ std::tuple<Tensor, Tensor, Tensor> multi_scale_deformable_attention_backward(
     std::vector<int64_t> spatial_shapes,
     const Tensor& sampling_locations,
     const Tensor& attention_weights) {
-  Levels levels;
-  const Sizes sizes = check(value, spatial_shapes, sampling_locations, attention_weights, levels);
-  STD_TORCH_CHECK(
-      grad_output.dim() == 3 && grad_output.size(0) == sizes.batch && grad_output.size(1) == sizes.queries &&
-          grad_output.size(2) == sizes.value_row() && grad_output.scalar_type() == value.scalar_type(),
-      "grad_output must have the shape and dtype of the output");
+  const Arguments arguments = check_arguments(value, spatial_shapes, sampling_locations, attention_weights, false);
+  check_grad_output(arguments, grad_output, value);
+  const Sizes sizes = make_sizes(arguments);
+  const Levels levels = make_levels(arguments);
   const Tensor grads = torch::stable::contiguous(grad_output);
   const Tensor values = torch::stable::contiguous(value);
   const Tensor locations = torch::stable::contiguous(sampling_locations);
@@ -700,7 +697,7 @@ std::tuple<Tensor, Tensor, Tensor> multi_scale_deformable_attention_backward(
 
 } // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(msstsvis, CPU, library) {
+STABLE_TORCH_LIBRARY_IMPL(TORCH_EXTENSION_NAME, CPU, library) {
   library.impl("multi_scale_deformable_attention", TORCH_BOX(&multi_scale_deformable_attention));
   library.impl("multi_scale_deformable_attention_backward", TORCH_BOX(&multi_scale_deformable_attention_backward));
 }
