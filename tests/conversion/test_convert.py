@@ -190,7 +190,7 @@ def test_script_writes_a_folder_that_loads(tmp_path, published):
 
 def test_a_checkpoint_that_lacks_weights_is_refused(published):
     part = {name: value for name, value in published.items() if "decoder.layers.1.linear2" not in name}
-    with pytest.raises(ValueError, match=r"lacks 4 weights of the model, e.g. \['model.decoder.layers.1.feed_forward"):
+    with pytest.raises(ValueError, match=r"lacks 4 weights of the model, e.g. \['model.decoder.layers.1.box_feed"):
         convert_state_dict("seqformer", part)
 
 

@@ -545,3 +545,71 @@ def test_categories_left_out_are_reported(monkeypatch):
     assert evaluate_ytvis(truth([LEFT]), [guess(LEFT, category_id=0)])["AP"] == 0
     assert len(warnings) == 1
     assert "[0]" in warnings[0]
+
+
+# ------------------------------------------------------------------------------------- masks that would never compare
+
+
+def compress(counts):
+    """COCO's compression without its checks: run lengths may be negative or too large."""
+    text = ""
+    for place, number in enumerate(counts):
+        number -= counts[place - 2] if place > 2 else 0
+        while True:
+            bits, number = number & 31, number >> 5
+            more = number != (-1 if bits & 16 else 0)
+            text += chr(48 + bits + 32 * more)
+            if not more:
+                break
+    return text
+
+
+def test_compression_is_that_of_pycocotools():
+    rle = picture("##.. ..#. #.##", compressed=False)
+    assert compress(rle["counts"]) == mask_utils.frPyObjects(rle, 3, 4)["counts"].decode()
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        compress([20, 4, -12]),  # sums to 12 all the same
+        compress([4, -2, 4, 3, 3]),
+        compress([2**31, 2**31, 12]),  # 12 in 32 bits
+        "p" * 20 + "0",
+        compress([3, 4]),
+    ],
+)
+def test_run_lengths_that_pycocotools_would_never_finish(counts):
+    prediction = guess(LEFT, LEFT) | {"segmentations": [picture(LEFT), {"size": [3, 4], "counts": counts}]}
+    with pytest.raises(
+        ValueError, match=r"prediction 0 \(video 1\), frame 1: the run lengths .* = 12: encode the mask"
+    ):
+        evaluate_ytvis(truth([LEFT, LEFT]), [prediction])
+
+
+# --------------------------------------------------------------------------------------------- parts and other sources
+
+
+def test_compute_of_some_videos_is_as_if_there_were_no_others():
+    case = load("b_noisy")
+    metric = evaluated(case)
+    chosen = metric.video_ids[::3]
+    ground_truth = copy.deepcopy(case["ground_truth"])
+    ground_truth["videos"] = [video for video in ground_truth["videos"] if video["id"] in chosen]
+    predictions = [prediction for prediction in case["predictions"] if prediction["video_id"] in chosen]
+    alone = evaluated({"ground_truth": ground_truth, "predictions": predictions})
+    assert_same(metric.compute(True, video_ids=chosen), alone.compute(True))
+
+
+def test_a_broken_file_is_named(tmp_path):
+    (tmp_path / "results.json").write_text('[{"video_id": 1,')
+    with pytest.raises(ValueError, match=r"results.json is not a JSON file: .* line 1 column 17"):
+        evaluate_ytvis(truth([LEFT]), tmp_path / "results.json")
+
+
+def test_a_video_without_frames():
+    ground_truth = truth([LEFT])
+    ground_truth["videos"].append({**video(0), "id": 2})
+    ground_truth["annotations"].append({**ground_truth["annotations"][0], "id": 2, "video_id": 2, "segmentations": []})
+    result = evaluate_ytvis(ground_truth, [guess(LEFT), {**guess(), "video_id": 2}])
+    assert result["AR100"] == 0.5

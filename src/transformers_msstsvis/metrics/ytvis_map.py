@@ -22,7 +22,8 @@ Shape letters: `F` frames, `D` predictions, `G` annotations, `T` IoU thresholds,
 import json
 import math
 import re
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +41,9 @@ AREA_RANGES = {"": (0.0, 1e10), "s": (0.0, 128.0**2), "m": (128.0**2, 256.0**2),
 OCCLUSION_RANGES = {"": (0.0, 1.0), "_light": (0.0, 0.25), "_medium": (0.25, 0.5), "_heavy": (0.5, 1.0)}
 OCCLUSION_SCORES = {"no_occlusion": 0.0, "slight_occlusion": 0.25, "severe_occlusion": 0.75}
 
-_COMPRESSED_COUNTS = re.compile(rb"[0-o]*[0-O]")
+# Numbers of compressed RLE: characters that say that more follow, and a last one.
+_MAX_CHARACTERS = 7
+_COMPRESSED_COUNTS = re.compile(rb"(?:[P-o]{0,6}[0-O])+")
 
 
 class Reference(NamedTuple):
@@ -100,9 +103,9 @@ class YtvisMeanAveragePrecision:
     the grouping of updates and merges.
 
     Args:
-        ground_truth (`dict` or path, *optional*):
-            YouTube-VIS annotations: `videos`, `annotations`, `categories`. Masks may be polygons, uncompressed or
-            compressed RLE.
+        ground_truth (`dict`, path or `datasets.Dataset`, *optional*):
+            YouTube-VIS annotations: `videos`, `annotations`, `categories`, or rows of `load_vis_dataset`. Masks may be
+            polygons, uncompressed or compressed RLE.
         iou_thresholds (`Sequence[float]`, *optional*, defaults to 0.50, 0.55, ..., 0.95):
             IoU from which a prediction matches an annotation, each in (0, 1].
         max_detections (`Sequence[int]`, *optional*, defaults to `(1, 10, 100)`):
@@ -121,6 +124,14 @@ class YtvisMeanAveragePrecision:
     >>> metric.update("results.json")
     >>> metric.compute()["AP"]
     0.371
+    ```
+
+    Over several processes, each with its own videos:
+
+    ```python
+    >>> first, *others = accelerate.utils.gather_object([metric])
+    >>> for other in others:
+    ...     first.merge(other)
     ```
     """
 
@@ -227,11 +238,12 @@ class YtvisMeanAveragePrecision:
             self._ground_truth_categories |= other._ground_truth_categories
         return self
 
-    def compute(self, return_arrays: bool = False) -> dict[str, Any]:
+    def compute(self, return_arrays: bool = False, video_ids: Iterable[Any] | None = None) -> dict[str, Any]:
         """The published numbers over everything seen so far.
 
         Args:
             return_arrays (`bool`, *optional*, defaults to `False`): also return the curves.
+            video_ids (`Iterable`, *optional*): count these videos only, as if there were no others; all by default.
 
         Returns:
             `dict`: in [0, 1], or -1 where there is no such ground truth: `AP` (mean over IoU thresholds, recall and
@@ -245,15 +257,22 @@ class YtvisMeanAveragePrecision:
             `iou_thresholds`, `recall_thresholds`, `category_ids`, `area_ranges`, `max_detections`.
 
         Raises:
-            ValueError: if there is nothing to evaluate.
+            ValueError: if there is nothing to evaluate, or one of `video_ids` is not known.
         """
-        if not self.video_ids:
+        chosen = set(self.video_ids) if video_ids is None else {_identifier(video_id) for video_id in video_ids}
+        unknown = sorted(chosen.difference(self.video_ids), key=str)
+        if unknown:
+            raise ValueError(
+                f"video_ids has {len(unknown)} ids without a video, e.g. {unknown[:3]}; expected some of "
+                f"{len(self.video_ids)} ids, e.g. {self.video_ids[:3]}"
+            )
+        if not chosen:
             raise ValueError(
                 "compute() has no video to evaluate; call update() first or give ground_truth with videos"
             )
         area_ranges = np.array(list(AREA_RANGES.values()))
         occlusion_ranges = np.array(list(OCCLUSION_RANGES.values())[: None if self.ovis else 1])
-        by_category = self._tracks_by_category()
+        by_category = self._tracks_by_category(chosen)
 
         # (T, R, K, S, M), (T, K, S, M)
         num_ranges = len(area_ranges) * len(occlusion_ranges)
@@ -304,11 +323,11 @@ class YtvisMeanAveragePrecision:
         self.tracks |= measured
         self._categories |= categories
 
-    def _tracks_by_category(self) -> dict[Any, list[CategoryTracks]]:
-        """By category, the tracks of all videos by ascending video id, which decides between equal scores."""
+    def _tracks_by_category(self, video_ids: set) -> dict[Any, list[CategoryTracks]]:
+        """By category, the tracks of the videos by ascending video id, which decides between equal scores."""
         by_category: dict[Any, list[CategoryTracks]] = {category_id: [] for category_id in self.category_ids}
         unknown = set()
-        for video_id in self.video_ids:
+        for video_id in sorted(video_ids):
             tracks = self.tracks.get(video_id)
             if tracks is None:
                 tracks = self._measure(self._ground_truth[video_id], [])
@@ -345,7 +364,8 @@ def read_references(references: dict[str, Any] | Sequence[dict[str, Any]] | str 
     Annotations of videos that are not listed are left out, as in the official evaluator.
 
     Args:
-        references (`dict`, `list[dict]` or path): `videos`, `annotations`, `categories`.
+        references (`dict`, `list[dict]`, path, or `datasets.Dataset` of `load_vis_dataset`):
+            `videos`, `annotations`, `categories`.
 
     Returns:
         `tuple[dict[video id, Reference], set[category id]]`
@@ -353,6 +373,10 @@ def read_references(references: dict[str, Any] | Sequence[dict[str, Any]] | str 
     Raises:
         ValueError: if one of the three lists is missing or null, or a video or annotation id occurs twice.
     """
+    if hasattr(references, "column_names"):
+        from ..data.loading import dataset_to_ytvis
+
+        references = dataset_to_ytvis(references)
     references = _read_json(references)
     parts = [references] if isinstance(references, dict) else list(references)
     videos: dict[Any, Reference] = {}
@@ -396,10 +420,20 @@ def read_references(references: dict[str, Any] | Sequence[dict[str, Any]] | str 
 
 
 def _read_json(source: Any) -> Any:
-    if isinstance(source, (str, Path)):
-        with open(source, encoding="utf-8") as file:
-            return json.load(file)
-    return source
+    return read_json(source) if isinstance(source, (str, Path)) else source
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not JSON; the message names the file and the place.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file: {error}; expected annotations or results in JSON") from error
 
 
 def _group_predictions(predictions: Any, known: dict[Any, Reference]) -> dict[Any, list[tuple[int, dict]]]:
@@ -469,22 +503,32 @@ def measure_video(
         category_id = _identifier(prediction["category_id"])
         by_category.setdefault(category_id, ([], []))[1].append((name, prediction, score))
 
-    measured = {}
+    read: list[tuple[str, dict]] = []
+    rows = {}  # where the tracks of a category are among those read: predictions from, annotations from, to
     for category_id, (ground_truth, ranked) in by_category.items():
         ranked.sort(key=lambda entry: -entry[2])
-        ranked = ranked[:max_detections]
-        predicted = read_tracks([entry[:2] for entry in ranked], video)
+        del ranked[max_detections:]
+        start = len(read)
+        read += [entry[:2] for entry in ranked]
         # Masks of annotations that nobody predicts matter only if their areas are missing.
-        needed = bool(ranked) or any(annotation.get("areas") is None for _, annotation in ground_truth)
-        annotated = read_tracks(ground_truth, video) if needed else Tracks([], np.zeros((len(ground_truth), 0)))
+        if ranked or any(annotation.get("areas") is None for _, annotation in ground_truth):
+            read += ground_truth
+        rows[category_id] = slice(start, start + len(ranked)), slice(start + len(ranked), len(read))
+    tracks = read_tracks(read, video)
+    ious = _iou_by_category(tracks, rows)
+
+    measured = {}
+    for category_id, (ground_truth, ranked) in by_category.items():
+        predicted, annotated = (tracks.areas[part] for part in rows[category_id])
+        pixels = annotated if len(annotated) else [()] * len(ground_truth)
         areas = [annotation.get("areas") for _, annotation in ground_truth]
         measured[category_id] = CategoryTracks(
-            iou=track_iou(predicted, annotated),
+            iou=ious[category_id] if len(annotated) else np.zeros((len(ranked), len(ground_truth))),
             scores=np.array([score for _, _, score in ranked], dtype=np.float64),
-            prediction_areas=_mean_areas(predicted.areas),
+            prediction_areas=_mean_areas(predicted),
             annotation_ids=np.array([_identifier(annotation["id"]) for _, annotation in ground_truth]),
             annotation_areas=_mean_areas(
-                [pixels if given is None else given for given, pixels in zip(areas, annotated.areas, strict=True)]
+                [counted if given is None else given for given, counted in zip(areas, pixels, strict=True)]
             ),
             crowd=np.array([bool(annotation.get("iscrowd")) for _, annotation in ground_truth], dtype=bool),
             occlusion=np.array(
@@ -492,6 +536,27 @@ def measure_video(
             ),
         )
     return measured
+
+
+def _iou_by_category(tracks: "Tracks", rows: dict[Any, tuple[slice, slice]]) -> dict[Any, np.ndarray]:
+    """IoU `(D, G)` of the predictions and annotations of each category, which lie in the given rows of `tracks`."""
+    compared = {key: parts for key, parts in rows.items() if all(part.stop > part.start for part in parts)}
+    ious = {key: np.zeros([part.stop - part.start for part in parts]) for key, parts in rows.items()}
+    predicted = [row for part, _ in compared.values() for row in range(part.start, part.stop)]
+    annotated = [row for _, part in compared.values() for row in range(part.start, part.stop)]
+    wanted = sum(ious[key].size for key in compared)
+    # A call of pycocotools costs as much as comparing dozens of masks, so few tracks are compared across categories.
+    if len(predicted) * len(annotated) - wanted <= 30 * (len(compared) - 1):
+        everything = track_iou(tracks.select(predicted), tracks.select(annotated))
+        top = left = 0
+        for key in compared:
+            height, width = ious[key].shape
+            ious[key] = everything[top : top + height, left : left + width]
+            top, left = top + height, left + width
+    else:
+        for key, parts in compared.items():
+            ious[key] = track_iou(*(tracks.select(range(part.start, part.stop)) for part in parts))
+    return ious
 
 
 class Tracks(NamedTuple):
@@ -503,6 +568,12 @@ class Tracks(NamedTuple):
 
     masks: list[dict[str, Any]]
     areas: np.ndarray
+
+    def select(self, rows: Sequence[int]) -> "Tracks":
+        """The given objects."""
+        num_frames = self.areas.shape[1]
+        masks = [mask for row in rows for mask in self.masks[row * num_frames : (row + 1) * num_frames]]
+        return Tracks(masks, self.areas[list(rows)])
 
 
 def track_iou(predictions: Tracks, annotations: Tracks) -> np.ndarray:
@@ -540,8 +611,8 @@ def read_tracks(entries: Sequence[tuple[str, dict[str, Any]]], video: dict[str, 
         ValueError: if a mask is malformed or has another size than the video.
     """
     height, width, num_frames = video["height"], video["width"], video["length"]
-    if not entries:
-        return Tracks([], np.zeros((0, num_frames), dtype=np.int64))
+    if not entries or not num_frames:
+        return Tracks([], np.zeros((len(entries), num_frames), dtype=np.int64))
     empty = mask_utils.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)
     masks = []
     for name, entry in entries:
@@ -551,7 +622,10 @@ def read_tracks(entries: Sequence[tuple[str, dict[str, Any]]], video: dict[str, 
             except (ValueError, TypeError, OverflowError, KeyError) as error:
                 raise ValueError(f"{name}, frame {frame}: {error}") from error
 
-    areas, totals = _count_pixels([mask["counts"] for mask in masks])
+    counts = [mask["counts"] for mask in masks]
+    # In portions that fit the processor's cache.
+    portions = [_count_pixels(counts[start : start + 256]) for start in range(0, len(counts), 256)]
+    areas, totals = (np.concatenate(values) for values in zip(*portions, strict=True))
     # pycocotools never returns from comparing masks whose run lengths have different sums.
     wrong = np.flatnonzero(totals != height * width)
     if len(wrong):
@@ -578,7 +652,9 @@ def _read_mask(segmentation: Any, height: int, width: int) -> dict[str, Any] | N
         )
     if isinstance(segmentation["counts"], (str, bytes)):
         return segmentation
-    return mask_utils.frPyObjects(segmentation, height, width)
+    # pycocotools reads an array faster than a list.
+    counts = array("I", segmentation["counts"])
+    return mask_utils.frPyObjects({"size": [height, width], "counts": counts}, height, width)
 
 
 def _read_polygons(polygons: Any, height: int, width: int) -> dict[str, Any]:
@@ -599,35 +675,55 @@ def _count_pixels(counts: Sequence[str | bytes]) -> tuple[np.ndarray, np.ndarray
 
     COCO's compression writes a number as characters from code 48 on, 5 bits each from the lowest, bit 5 meaning that
     more follow, bit 4 of the last one being the sign. From the fourth number on, the number is the difference to the
-    run length two places before. `pycocotools.mask.area` gives the first result alone. Other strings count as 0.
+    run length two places before. `pycocotools.mask.area` gives the first result alone. Strings that are not of this
+    kind, or have a run length below 0 or beyond 31 bits, count as 0.
     """
     strings = [string.encode() if isinstance(string, str) else string for string in counts]
     lengths = np.array([len(string) for string in strings])
     codes = np.frombuffer(b"".join(strings), dtype=np.uint8) - 48
     is_last = codes < 32
-    if not lengths.all() or codes.max() > 63 or not is_last[np.cumsum(lengths) - 1].all():
+    more = np.flatnonzero(~is_last)  # few characters: most numbers have one
+    number = more - np.arange(len(more))  # the place of each one's number among all numbers
+    starts, sizes = np.unique(number, return_index=True, return_counts=True)[1:]
+    if (
+        not lengths.all()
+        or codes.max() > 63
+        or not is_last[np.cumsum(lengths) - 1].all()
+        or sizes.max(initial=0) >= _MAX_CHARACTERS
+    ):
         return _count_pixels([string if _COMPRESSED_COUNTS.fullmatch(string) else b"0" for string in strings])
 
-    ends = np.flatnonzero(is_last)
+    # All in 32 bits, as in pycocotools: sums that overflow give the same run lengths.
     numbers = ((codes[is_last].view(np.int8) ^ 16) - 16).astype(np.int32)
-    # The character before the first one is the last one, where a number ends as well.
-    longer, back = np.flatnonzero(codes[ends - 1] >= 32), 1
-    while len(longer):
-        numbers[longer] = (numbers[longer] << 5) + (codes[ends[longer] - back] & 31)
-        back += 1
-        longer = longer[codes[ends[longer] - back] >= 32]
+    if len(more):
+        shifts = 5 * (np.arange(len(more), dtype=np.int32) - np.repeat(starts, sizes).astype(np.int32))
+        lower = np.add.reduceat((codes[more] & 31).astype(np.int32) << shifts, starts)
+        numbers[number[starts]] = (numbers[number[starts]] << (5 * sizes).astype(np.int32)) + lower
 
-    # A number counts once for each run length that is built on it: every second one up to the end of its mask.
-    stops = np.searchsorted(ends, np.cumsum(lengths)).astype(np.int32)
+    # A run length is the sum over every second number up to its own, less what belongs to the masks before.
+    stops = np.cumsum(lengths) - np.searchsorted(more, np.cumsum(lengths))
     starts = np.concatenate([[0], stops[:-1]])
-    remaining = np.repeat(stops, stops - starts) - np.arange(len(ends), dtype=np.int32)
-    uses = (remaining + 1) >> 1
-    uses[starts] = 1
-    pixels = numbers * uses
-    total = np.add.reduceat(pixels, starts)
-    # Runs alternate, beginning with background.
-    is_foreground = (np.repeat(stops - starts, stops - starts) - remaining) & 1
-    return np.add.reduceat(pixels * is_foreground, starts), total
+    padded = np.concatenate([np.zeros(2, dtype=np.int32), numbers])
+    background = np.zeros(len(strings), dtype=np.int64)
+    foreground = background.copy()
+    valid = np.ones(len(strings), dtype=bool)
+    for parity in (0, 1):  # numbers at even and at odd places
+        sums = np.cumsum(np.ascontiguousarray(padded[parity::2]), dtype=np.int32)
+        first, stop = (starts - parity + 1) // 2, (stops - parity + 1) // 2
+        # These are the first, third, fifth ... runs of some masks, and the second, fourth ... of the others.
+        is_background = starts % 2 == parity
+        before = sums[(starts + 1 + is_background) // 2]
+        runs = sums[1:] - np.repeat(before, stop - first)
+        # The third number is no difference to the first.
+        runs[first[is_background]] = numbers[starts[is_background]]
+        if runs.min(initial=0) < 0:
+            valid[np.searchsorted(stop, np.flatnonzero(runs < 0), side="right")] = False
+        totals = np.zeros(len(runs) + 1, dtype=np.int64)
+        np.cumsum(runs, out=totals[1:])
+        pixels = totals[stop] - totals[first]
+        background += np.where(is_background, pixels, 0)
+        foreground += np.where(is_background, 0, pixels)
+    return foreground * valid, (background + foreground) * valid
 
 
 def _check_frames(entry: dict[str, Any], key: str, video: dict[str, Any], name: str) -> None:
