@@ -8,7 +8,7 @@ import torch
 from transformers_msstsvis import SeqFormerConfig, SeqFormerForVideoInstanceSegmentation
 
 from . import published
-from .timing import compare, peak_growth, relative_error
+from .timing import compare, peak_growth, peak_in_new_process, relative_error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +58,19 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         **compare(sides, arguments.repeats),
     }
     if arguments.memory_frames:
-        long = torch.randn(1, arguments.memory_frames, 3, arguments.height, arguments.width)
-        report["peak_bytes"] = {"frames": arguments.memory_frames, "ours": peak_growth(lambda: ours(clip=long))}
+        report["peak_bytes"] = {
+            "frames": arguments.memory_frames,
+            "ours": peak_in_new_process(peak_of_clip, arguments),
+        }
     return report
+
+
+def peak_of_clip(arguments: argparse.Namespace) -> int | None:
+    """Bytes above the loaded model and the clip itself."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    config = SeqFormerConfig(encoder_layers=arguments.layers, decoder_layers=arguments.layers)
+    model = SeqFormerForVideoInstanceSegmentation(config).eval()
+    clip = torch.randn(1, arguments.memory_frames, 3, arguments.height, arguments.width)
+    with torch.inference_mode():
+        return peak_growth(lambda: model(clip, mask_top_k=arguments.top_k))

@@ -4,6 +4,8 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,12 @@ def compare(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Any]
 
 def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def peak_in_new_process(function: Callable[..., int | None], *arguments: Any) -> int | None:
+    """`function(*arguments)`, which returns a [`peak_growth`], in a process that has not grown before."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def peak_growth(function: Callable[[], Any]) -> int | None:

@@ -1,6 +1,7 @@
 """One training step against the published computation (see `published.py`), same weights, clip and labels."""
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ import torch
 from transformers_msstsvis import SeqFormerConfig, SeqFormerForVideoInstanceSegmentation
 
 from . import published
-from .timing import compare, peak_growth
+from .timing import compare, peak_growth, peak_in_new_process
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds, ratios, the losses of all sides (dropout is off, so that they can be compared) and peak memory."""
+    sides = make_sides(arguments)
+    return {
+        "baseline": "own restatement of the published computation in plain PyTorch (benchmarks/published.py)",
+        "clip": [1, arguments.frames, 3, arguments.height, arguments.width],
+        "loss": {side: step() for side, step in sides.items()},
+        "peak_bytes": {side: peak_in_new_process(peak_of_step, arguments, side) for side in sides},
+        **compare(sides, arguments.repeats),
+    }
+
+
+def peak_of_step(arguments: argparse.Namespace, side: str) -> int | None:
+    """Bytes above the loaded model, gradients and optimizer state included."""
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    return peak_growth(make_sides(arguments)[side])
+
+
+def make_sides(arguments: argparse.Namespace) -> dict[str, Callable[[], float]]:
+    """One training step per side; each returns its loss."""
     torch.manual_seed(0)
     config = SeqFormerConfig(
         encoder_layers=arguments.layers, decoder_layers=arguments.layers, dropout=0.0, attention_dropout=0.0
@@ -48,13 +68,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     sides = {"published": published_step, "ours": step}
     if not arguments.no_bfloat16:
         sides["bfloat16"] = lambda: step(True)
-    return {
-        "baseline": "own restatement of the published computation in plain PyTorch (benchmarks/published.py)",
-        "clip": list(clip.shape),
-        "loss": {side: function() for side, function in sides.items()},
-        "peak_bytes": {side: peak_growth(function) for side, function in sides.items()},
-        **compare(sides, arguments.repeats),
-    }
+    return sides
 
 
 def make_labels(arguments: argparse.Namespace) -> dict[str, torch.Tensor]:

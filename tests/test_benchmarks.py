@@ -1,0 +1,87 @@
+"""The benchmarks compare equal things: both sides give the same result."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from transformers_msstsvis import SeqFormerConfig, SeqFormerForVideoInstanceSegmentation
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture
+def published(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from benchmarks import published
+
+    return published
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = SeqFormerConfig(encoder_layers=1, decoder_layers=2, num_queries=7, dropout=0.0, attention_dropout=0.0)
+    return SeqFormerForVideoInstanceSegmentation(config)
+
+
+def test_published_inference_is_ours(published, model):
+    model.eval()
+    clip = torch.randn(1, 3, 3, 64, 96)
+    expected = published.infer(model, clip)
+    with torch.no_grad():
+        given = model(clip)
+    for name, value in expected.items():
+        torch.testing.assert_close(given[name], value, rtol=1e-4, atol=1e-4 * float(value.abs().max()))
+
+
+def test_published_training_step_is_ours(published, model, monkeypatch):
+    from benchmarks.train import make_labels
+
+    model.train()
+    clip = torch.randn(1, 2, 3, 64, 96)
+    labels = [make_labels(argparse.Namespace(instances=2, frames=2, height=64, width=96))]
+    gradients = []
+    for block in (False, True):
+        model.zero_grad()
+        if block:
+            with published.published(model):
+                model(clip, labels=labels).loss.backward()
+        else:
+            model(clip, labels=labels).loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert gradients[0].norm() > 0
+    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[0].norm()
+
+
+def test_the_model_is_itself_again_after_the_block(published, model):
+    model.eval()
+    clip = torch.randn(1, 2, 3, 64, 64)
+    with torch.no_grad():
+        before = model(clip).pred_masks
+        published.infer(model, clip)
+        assert torch.equal(model(clip).pred_masks, before)
+
+
+def test_command_line(tmp_path):
+    report, plot = tmp_path / "report.json", tmp_path / "plot.png"
+    command = [
+        sys.executable,
+        SCRIPTS / "benchmark.py",
+        "masks",
+        "--instances",
+        "2",
+        "--frames",
+        "2",
+        "--repeats",
+        "1",
+    ]
+    subprocess.run([*command, "--json", report, "--plot", plot], check=True, capture_output=True)
+    content = json.loads(report.read_text())
+    assert content["equal_to_the_byte"] == content["masks"] == 4
+    assert content["ratio"]["ours"]["median"] > 1
+    assert plot.stat().st_size > 1000
