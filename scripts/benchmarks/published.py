@@ -17,6 +17,7 @@ from transformers.models.deformable_detr.modeling_deformable_detr import MultiSc
 
 from transformers_msstsvis.layers import dynamic_mask_head
 from transformers_msstsvis.layers.deformable_attention import DeformableAttention
+from transformers_msstsvis.layers.frozen_batch_norm import FoldedConv2d
 from transformers_msstsvis.models.msstsvis.modeling_msstsvis import MsstsVisForVideoInstanceSegmentation
 
 _grid_sample_attention = MultiScaleDeformableAttention().forward
@@ -111,6 +112,7 @@ def published(model: MsstsVisForVideoInstanceSegmentation):
         for name, child in parent.named_children()
         if hasattr(child, "running_var")
     ]
+    convolutions = [module for module in model.model.backbone.modules() if isinstance(module, FoldedConv2d)]
     with ExitStack() as stack:
         stack.enter_context(patch.object(DeformableAttention, "sample", sample))
         stack.enter_context(
@@ -120,11 +122,15 @@ def published(model: MsstsVisForVideoInstanceSegmentation):
         )
         for parent, name, child in norms:
             setattr(parent, name, _FrozenBatchNorm(child))
+        for convolution in convolutions:
+            convolution.__class__ = nn.Conv2d
         try:
             yield
         finally:
             for parent, name, child in norms:
                 setattr(parent, name, child)
+            for convolution in convolutions:
+                convolution.__class__ = FoldedConv2d
 
 
 def infer(model: MsstsVisForVideoInstanceSegmentation, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
