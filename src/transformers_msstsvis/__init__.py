@@ -21,6 +21,7 @@ from .models.seqformer.modeling_seqformer import SeqFormerForVideoInstanceSegmen
 from .pipelines import VideoInstanceSegmentationPipeline, register_pipeline
 
 if TYPE_CHECKING:
+    from .data.loading import categories_of, dataset_to_ytvis, embed_frames, id2label_of, load_vis_dataset
     from .data.video_io import VideoReader, VideoWriter, write_video
     from .post_processing import post_process_video_instance_segmentation
     from .predict import predict_video
@@ -44,11 +45,16 @@ _LAZY = {
     "VideoInstances": "results",
     "VideoReader": "data.video_io",
     "VideoWriter": "data.video_io",
+    "categories_of": "data.loading",
     "contact_sheet": "visualization",
+    "dataset_to_ytvis": "data.loading",
     "decode_mask": "results",
     "draw_instances": "visualization",
     "draw_video": "visualization",
+    "embed_frames": "data.loading",
     "encode_mask": "results",
+    "id2label_of": "data.loading",
+    "load_vis_dataset": "data.loading",
     "post_process_video_instance_segmentation": "post_processing",
     "predict_video": "predict",
     "write_video": "data.video_io",
@@ -71,11 +77,16 @@ __all__ = [
     "VideoInstances",
     "VideoReader",
     "VideoWriter",
+    "categories_of",
     "contact_sheet",
+    "dataset_to_ytvis",
     "decode_mask",
     "draw_instances",
     "draw_video",
+    "embed_frames",
     "encode_mask",
+    "id2label_of",
+    "load_vis_dataset",
     "post_process_video_instance_segmentation",
     "predict_video",
     "write_video",

@@ -259,6 +259,27 @@ def test_number_of_parameters_of_the_published_size():
     assert abs(count(seqformer) - 48.4) <= 0.5
 
 
+def test_mask_features_may_be_wider_than_published():
+    published, wide = tiny_config(), tiny_config(mask_feature_channels=6)
+    assert published.mask_feature_channels == published.d_model // 32 == 2
+    models = [MsstsVisForVideoInstanceSegmentation(config).eval() for config in (published, wide)]
+    parameters = [model.controller.layers[-1].out_features for model in models]
+    assert parameters[1] - parameters[0] == 4 * wide.mask_channels
+    assert [model.mask_features.reductions[-1].out_channels for model in models] == [2, 6]
+    with torch.no_grad():
+        masks = [model(torch.randn(1, 2, 3, 64, 64)).pred_masks for model in models]
+    assert masks[0].shape == masks[1].shape
+
+
+def test_inference_in_chunks_of_frames_is_exact(model):
+    video = torch.randn(2, 5, 3, 64, 96)  # ten frames: more than a chunk
+    whole = model(video)  # with gradients, all frames at once
+    with torch.no_grad():
+        chunked = model(video)
+    for name in ("logits", "pred_boxes", "pred_masks"):
+        torch.testing.assert_close(chunked[name], whole[name], rtol=1e-4, atol=1e-4 * float(whole[name].abs().max()))
+
+
 def test_initial_values_survive_loading_without_weights():
     config = tiny_config()
     fresh = MsstsVisForVideoInstanceSegmentation(config)

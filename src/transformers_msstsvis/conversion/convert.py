@@ -154,8 +154,8 @@ def convert_state_dict(system: str, state_dict: Mapping, **hints) -> PreTrainedM
     lacking = [key for key in report.missing if not any(re.fullmatch(pattern, key) for pattern in key_map.optional)]
     if lacking:
         raise ValueError(
-            f"the checkpoint lacks {len(lacking)} weights of the model, e.g. {lacking[:3]}; expected a whole published "
-            f"{system} checkpoint: was the file cut, or saved in parts?"
+            f"the checkpoint lacks {len(lacking)} weights of the model, e.g. {lacking[:3]}; expected a whole "
+            f"published {system} checkpoint: was the file cut, or saved in parts?"
         )
     model.load_state_dict(converted, strict=False)
     model.eval()

@@ -14,7 +14,7 @@ FEATURE_STRIDE = 8
 
 
 class MaskFeaturePyramid(nn.Module):
-    """Fuse encoder maps of strides 8, 16 and 32 from coarse to fine to D mask channels (C/32 as published) at stride 8."""
+    """Fuse encoder maps of strides 8, 16, 32 from coarse to fine to D mask channels (published: C/32) at stride 8."""
 
     def __init__(self, d_model: int, channels: int):
         super().__init__()

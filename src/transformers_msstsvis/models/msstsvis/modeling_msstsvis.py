@@ -33,7 +33,6 @@ from ...losses.matcher import check_labels, match_instances
 from ...losses.set_criterion import video_instance_segmentation_loss
 from .configuration_msstsvis import MsstsVisConfig
 
-
 BACKBONE_FRAMES = 4  # at a time in inference; more costs memory and gains nothing
 ENCODER_FRAMES = {"cpu": 1}  # what a CPU's caches hold; as many as in the backbone elsewhere
 
