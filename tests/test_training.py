@@ -1,5 +1,6 @@
 """Training and evaluating from the command line, on a tiny model: the scripts, not the result."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -79,15 +80,36 @@ def run(script, *arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_train_script_with_a_recipe_then_evaluate_script(annotations, tmp_path):
+@pytest.fixture
+def train_script(monkeypatch):
+    """`scripts/train.py` in this process: arguments to exit status."""
+
+    def call(*arguments):
+        spec = importlib.util.spec_from_file_location("train_script", SCRIPTS / "train.py")
+        script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+        return script.main()
+
+    return call
+
+
+def test_train_script_with_a_recipe_then_evaluate_script(annotations, tmp_path, train_script):
     recipe = json.loads((SCRIPTS / "configs" / "synthetic-cpu-1.json").read_text())
     recipe["model_config"] |= {"d_model": 64, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
     recipe["model_config"] |= {"encoder_layers": 1, "decoder_layers": 1, "num_queries": 5}
     recipe |= {"max_steps": 2, "save_steps": 2, "dataloader_num_workers": 0, "per_device_train_batch_size": 2}
+    recipe |= {"adversarial": 0.1, "logging_steps": 2, "eval_dataset": str(annotations), "num_samples": 1}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     out = tmp_path / "out"
-    done = run("train.py", "--config", tmp_path / "recipe.json", "--dataset", annotations, "--output_dir", out)
-    assert done.returncode == 0, done.stderr[-2000:]
+    flags = ("--config", tmp_path / "recipe.json", "--dataset", annotations, "--output_dir", out)
+    assert train_script(*flags) == 0
+    assert "eval_AP50" in json.loads((out / "eval_results.json").read_text())
+    assert (out / "samples" / "step-2" / "video-1.png").is_file()
+    assert (out / "checkpoint-2" / "discriminator.safetensors").is_file()
+    assert train_script(*flags, "--resume_from_checkpoint", "last", "--max_steps", 4) == 0
+    state = json.loads((out / "checkpoint-4" / "trainer_state.json").read_text())
+    assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [2, 4]
     model = AutoModelForVideoInstanceSegmentation.from_pretrained(out)
     assert model.config.id2label[0] == "disk"
 
@@ -132,15 +154,17 @@ def test_categories_are_found_by_name_or_order():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "nothing.json", "--output_dir", "out"], "error: no annotation file at nothing.json"),
+        (
+            ["--dataset", "nothing.json", "--output_dir", "out"],
+            "error: no annotation file or folder of masks at nothing.json",
+        ),
         (["--config", "nothing.json"], "error: [Errno 2] No such file or directory: 'nothing.json'"),
         (["--config"], "error: --config comes without a file"),
     ],
 )
-def test_train_script_with_wrong_arguments(arguments, message):
-    done = run("train.py", *arguments)
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith(message)
+def test_train_script_with_wrong_arguments(arguments, message, train_script, capsys):
+    assert train_script(*arguments) == 1
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith(message)
 
 
 def test_evaluate_script_without_a_dataset(tmp_path):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .predict import predict_video
     from .results import VideoInstances, decode_mask, encode_mask
     from .tracking.stitching import TrackStitcher
+    from .training import VisTrainer, load_for_training
     from .visualization import contact_sheet, draw_instances, draw_video
 
 __version__ = "0.1.0.dev0"
@@ -45,6 +46,7 @@ _LAZY = {
     "VideoInstances": "results",
     "VideoReader": "data.video_io",
     "VideoWriter": "data.video_io",
+    "VisTrainer": "training",
     "categories_of": "data.loading",
     "contact_sheet": "visualization",
     "dataset_to_ytvis": "data.loading",
@@ -54,6 +56,7 @@ _LAZY = {
     "embed_frames": "data.loading",
     "encode_mask": "results",
     "id2label_of": "data.loading",
+    "load_for_training": "training",
     "load_vis_dataset": "data.loading",
     "post_process_video_instance_segmentation": "post_processing",
     "predict_video": "predict",
@@ -77,6 +80,7 @@ __all__ = [
     "VideoInstances",
     "VideoReader",
     "VideoWriter",
+    "VisTrainer",
     "categories_of",
     "contact_sheet",
     "dataset_to_ytvis",
@@ -86,6 +90,7 @@ __all__ = [
     "embed_frames",
     "encode_mask",
     "id2label_of",
+    "load_for_training",
     "load_vis_dataset",
     "post_process_video_instance_segmentation",
     "predict_video",

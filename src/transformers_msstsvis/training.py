@@ -1,32 +1,106 @@
 """Training with the Hugging Face Trainer."""
 
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 import torch
-from transformers import Trainer
+from transformers import AutoConfig, PreTrainedModel, Trainer, get_scheduler
+from transformers.models.auto import CONFIG_MAPPING
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SchedulerType, speed_metrics
 from transformers.utils import logging
+
+from .data.sampling import EpochCallback
+from .losses.discriminator import Adversary, foregrounds
+from .models.auto import AutoModelForVideoInstanceSegmentation
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 logger = logging.get_logger(__name__)
 
 SLOW_MODULES = ("sampling_offsets", "reference_points")
+SAMPLE_THRESHOLD = 0.3
+SAMPLE_FRAMES = 4
+SAMPLE_WIDTH = 1600  # pixels of a drawn sample, at most
 
 
 class VisTrainer(Trainer):
     """
-    [`~transformers.Trainer`] for video instance segmentation: the published parameter groups and every loss term
-    logged.
+    [`~transformers.Trainer`] for video instance segmentation.
+
+    It has the published parameter groups; logs every loss term, averaged over processes; stops at a loss that is not
+    finite and leaves the ids of the videos in `nan_batch.json`; evaluates with the official metric, video by video,
+    and draws some of the predictions; trains a discriminator beside the model on request. A run that was killed at any
+    moment goes on with `train(resume_from_checkpoint=True)` as if it had not been: the same clips in the same order.
 
     Args:
         backbone_lr_scale: learning rate of the backbone relative to the others'. Published: 0.1, with a pretrained
             backbone; 1 to train from scratch.
         sampling_lr_scale: learning rate of sampling offsets and reference points relative to the others'. Published:
             0.1.
-        args, kwargs: of [`~transformers.Trainer`].
+        adversarial: weight of the adversarial loss, which makes predicted masks look like labelled ones to a
+            discriminator ([`PatchDiscriminator`]); 0, the default, goes without. The discriminator is saved with every
+            checkpoint and is no part of the model.
+        discriminator_learning_rate: of the discriminator, with the schedule of the model.
+        eval_max_frames: longest clip that the model sees at once in evaluation.
+        num_samples: videos to draw at each evaluation, into `samples/step-N` in the output folder and, where it is in
+            use, TensorBoard.
+        args, kwargs: of [`~transformers.Trainer`]. `eval_dataset` is a data set of [`load_vis_dataset`], or
+            [`VideoClips`] of one, or a dict of several such; whole videos are evaluated, with `processing_class`. The
+            numbers are named `eval_AP`, `eval_AP50` and so on, so `metric_for_best_model="AP"` keeps the best
+            checkpoint. Any other data set is evaluated as in every Trainer.
+
+    Raises:
+        ValueError: when the classes of the model are not those of the data set for evaluation, its frames are
+            embedded, or there is no `processing_class` for it.
+        FloatingPointError: in training, when a loss is not finite.
     """
 
-    def __init__(self, *args, backbone_lr_scale: float = 0.1, sampling_lr_scale: float = 0.1, **kwargs):
+    def __init__(
+        self,
+        *args,
+        backbone_lr_scale: float = 0.1,
+        sampling_lr_scale: float = 0.1,
+        adversarial: float = 0.0,
+        discriminator_learning_rate: float = 1e-4,
+        eval_max_frames: int = 36,
+        num_samples: int = 4,
+        **kwargs,
+    ):
         self.backbone_lr_scale, self.sampling_lr_scale = backbone_lr_scale, sampling_lr_scale
+        self.adversarial, self.eval_max_frames, self.num_samples = adversarial, eval_max_frames, num_samples
         self._term_sums: dict[str, torch.Tensor] = {}
         self._term_steps = 0
         super().__init__(*args, **kwargs)
+        # Clips are dicts of their own kind, which the collator turns into arguments of the model.
+        self.args.remove_unused_columns = False
+        callbacks = self.callback_handler.callbacks
+        if hasattr(self.train_dataset, "set_epoch") and not any(isinstance(c, EpochCallback) for c in callbacks):
+            self.add_callback(EpochCallback())
+        self.adversary = None
+        if adversarial:
+            channels = self.model.config.d_model
+            self.adversary = Adversary(channels, discriminator_learning_rate, self.args.seed, self.args.device)
+        datasets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        for dataset in map(annotated_videos, datasets.values()):
+            if dataset is not None:
+                self._check_evaluation(dataset)
+
+    def create_accelerator_and_postprocess(self):
+        # Without a seed of its own, the order of the clips would depend on the random state when training begins.
+        if self.args.data_seed is None:
+            self.args.data_seed = self.args.seed
+        super().create_accelerator_and_postprocess()
+
+    # ------------------------------------------------------------------------------------------------- optimisation
 
     def create_optimizer(self, model=None):
         """Three groups: the rest, the backbone, and sampling offsets with reference points."""
@@ -55,20 +129,321 @@ class VisTrainer(Trainer):
             return self.backbone_lr_scale
         return self.sampling_lr_scale if any(module in name for module in SLOW_MODULES) else 1.0
 
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """One for the model and, of the same kind, one for the discriminator, constant if it depends on a metric."""
+        if self.adversary is not None:
+            kind, settings = self.args.lr_scheduler_type, self.args.lr_scheduler_kwargs
+            if kind in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):
+                kind, settings = SchedulerType.CONSTANT, None
+            self.adversary.scheduler = get_scheduler(
+                kind,
+                self.adversary.optimizer,
+                self.args.get_warmup_steps(num_training_steps),
+                num_training_steps,
+                scheduler_specific_kwargs=settings,
+            )
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """A micro-batch; after the last one of a step the discriminator is updated too."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.adversary is not None and self.accelerator.sync_gradients:
+            self.adversary.step()
+        return loss
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The model's own loss; its terms are kept for the next log."""
+        """The model's own loss and, in training, the adversarial one; their terms are kept for the next log."""
         outputs = model(**inputs)
+        loss = outputs.loss
         if model.training:
-            for name, value in outputs.loss_dict.items():
+            terms = dict(outputs.loss_dict)
+            self._check_finite(loss, terms, inputs)
+            if self.adversary is not None:
+                seen = foregrounds(outputs, inputs["pixel_values_videos"], inputs["labels"], inputs.get("pixel_mask"))
+                fooling, telling = self.adversary.losses(seen, self.current_gradient_accumulation_steps)
+                terms |= {"loss_adversarial": fooling, "loss_discriminator": telling}
+                loss = loss + self.adversarial * fooling
+                self._check_finite(loss, terms, inputs)
+            for name, value in terms.items():
                 self._term_sums[name] = self._term_sums.get(name, 0.0) + value.detach()
             self._term_steps += 1
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        return (loss, outputs) if return_outputs else loss
+
+    def _check_finite(self, loss: torch.Tensor, terms: dict[str, torch.Tensor], inputs: dict[str, Any]) -> None:
+        if torch.isfinite(loss):
+            return
+        values = {name: value.item() for name, value in terms.items()}
+        bad = [name for name, value in values.items() if not np.isfinite(value)]
+        rank = self.args.process_index
+        report = {
+            "step": self.state.global_step,
+            "video_ids": [int(target["video_id"]) for target in inputs["labels"] if "video_id" in target],
+            "terms": {name: value if np.isfinite(value) else str(value) for name, value in values.items()},
+        }
+        path = Path(self.args.output_dir, f"nan_batch_{rank}.json" if rank else "nan_batch.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=2) + "\n")
+        raise FloatingPointError(
+            f"the loss is {loss.item()} at step {self.state.global_step} ({', '.join(bad) or 'only the sum'}), videos "
+            f"{report['video_ids']}, see {path}; expected a finite number: look at their annotations, lower "
+            "learning_rate or max_grad_norm, or train without fp16, and resume from the last checkpoint"
+        )
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """Add the mean of every loss term of the last decoder layer since the last log."""
+        """Add the mean of every loss term since the last log; suffix `_i` = after decoder layer i, none = last."""
         if "loss" in logs and self._term_steps:
-            for name, total in self._term_sums.items():
-                if not name[-1].isdigit():
-                    logs[name] = round(float(total) / self._term_steps, 4)
+            sums = torch.stack([total.float() for total in self._term_sums.values()])
+            means = self.accelerator.reduce(sums / self._term_steps, "mean").tolist()
+            logs |= {name: round(mean, 4) for name, mean in zip(self._term_sums, means, strict=True)}
             self._term_sums, self._term_steps = {}, 0
         super().log(logs, *args, **kwargs)
+
+    # -------------------------------------------------------------------------------------------------- checkpoints
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """
+        Train. With `resume_from_checkpoint=True` go on from the last complete checkpoint in the output folder.
+
+        Raises:
+            ValueError: when there is none.
+        """
+        if resume_from_checkpoint is True:
+            folder = Path(self.args.output_dir)
+            resume_from_checkpoint = last_checkpoint(folder)
+            if resume_from_checkpoint is None:
+                raise ValueError(
+                    f"{folder} has no complete checkpoint to resume from; expected a folder "
+                    f"{PREFIX_CHECKPOINT_DIR}-N: check output_dir, or train from the start"
+                )
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model, trial):
+        # The state of the Trainer is written last, so a folder that has it is complete.
+        folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save:
+            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+        try:
+            super()._save_checkpoint(model, trial)
+        except BaseException:
+            if self.args.should_save and not is_complete(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _save_rng_state(self, output_dir):
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()  # each process has its own, and all belong to a complete checkpoint
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.adversary is not None and self.args.should_save:
+            self.adversary.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.adversary is not None and checkpoint is not None:
+            self.adversary.load(checkpoint)
+
+    # --------------------------------------------------------------------------------------------------- evaluation
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """
+        The official numbers of whole annotated videos, see [`YtvisMeanAveragePrecision`]: `eval_AP`, `eval_AP50` and
+        so on, in `[0, 1]`, -1 where there is no such ground truth. Every process takes its share of the videos, and of
+        a measured video no mask is kept. A video that cannot be read counts as missed, with a warning.
+        """
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, str) and isinstance(self.eval_dataset, dict):
+            dataset = self.eval_dataset[dataset]
+        videos = annotated_videos(dataset)
+        if videos is None:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+        self._memory_tracker.start()
+        start = time.time()
+        self._check_evaluation(videos)
+        numbers = self._measure(videos, metric_key_prefix)
+        metrics = {f"{metric_key_prefix}_{name}": v for name, v in numbers.items() if isinstance(v, float)}
+        metrics |= speed_metrics(metric_key_prefix, start, num_samples=len(videos))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._memory_tracker.stop_and_update_metrics(metrics)
+        return metrics
+
+    def _check_evaluation(self, videos: "Dataset") -> None:
+        from .data.loading import categories_of
+        from .evaluation import category_ids
+
+        if self.processing_class is None:
+            raise ValueError(
+                "there is an eval_dataset but no processing_class; expected a video processor, which prepares whole "
+                "videos: pass processing_class=MsstsVisVideoProcessor()"
+            )
+        if any(folder is None for folder in videos.unique("frames_dir")):
+            raise ValueError(
+                "the eval_dataset has embedded frames; expected frames as files: load it from its annotation file "
+                "with load_vis_dataset"
+            )
+        category_ids(self.model.config.id2label, categories_of(videos))
+
+    def _measure(self, videos: "Dataset", prefix: str) -> dict[str, Any]:
+        from accelerate.utils import gather_object
+
+        from .data.loading import categories_of, ytvis_entries
+        from .evaluation import predict_dataset
+        from .metrics.ytvis_map import YtvisMeanAveragePrecision
+        from .pipelines import VideoInstanceSegmentationPipeline
+
+        share = videos.select(range(self.args.process_index, len(videos), self.args.world_size))
+        columns = share.select_columns(["video_id", "height", "width", "length", "file_names", "frames_dir"])
+        listed = [
+            {"id": row["video_id"], **row, "file_names": [str(Path(row["frames_dir"], n)) for n in row["file_names"]]}
+            for row in columns
+        ]
+        categories = categories_of(videos)
+        model = self.accelerator.unwrap_model(self.model)
+        was_training = model.training
+        segmenter = VideoInstanceSegmentationPipeline(
+            model=model.eval(), video_processor=self.processing_class, device=self.args.device
+        )
+        metric = YtvisMeanAveragePrecision()
+        with progress_bars(not self.args.disable_tqdm and self.is_local_process_zero()):
+            results = predict_dataset(
+                segmenter, {"videos": listed, "categories": categories}, "", max_frames=self.eval_max_frames
+            )
+            for position, (row, predictions) in enumerate(zip(share, results, strict=True)):
+                video, annotations = ytvis_entries(row)
+                truth = {"videos": [video], "annotations": annotations, "categories": categories}
+                metric.update(predictions, truth)
+                if position < self.num_samples and self.is_world_process_zero():
+                    self._draw_sample(listed[position], predictions, categories, prefix)
+        model.train(was_training)
+        metric, *others = gather_object([metric])
+        for other in others:
+            metric.merge(other)
+        return metric.compute()
+
+    def _draw_sample(self, video: dict, predictions: list[dict], categories: list[dict], prefix: str) -> None:
+        from PIL import Image
+
+        try:
+            sheet = prediction_sheet(video, predictions, {entry["id"]: entry["name"] for entry in categories})
+            name = "samples" if prefix == "eval" else f"samples_{prefix.removeprefix('eval_')}"
+            folder = Path(self.args.output_dir, name, f"step-{self.state.global_step}")
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(sheet).save(folder / f"video-{video['id']}.png")
+            for callback in self.callback_handler.callbacks:
+                writer = getattr(callback, "tb_writer", None)
+                if writer is not None:
+                    writer.add_image(f"{name}/{video['id']}", sheet, self.state.global_step, dataformats="HWC")
+        except Exception as error:
+            # A picture is not worth a training run.
+            logger.warning(f"video {video['id']} is not drawn: {error}")
+
+
+@contextmanager
+def progress_bars(shown: bool) -> Iterator[None]:
+    """With or without progress bars, whatever the setting outside."""
+    before = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        yield
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
+
+
+def annotated_videos(dataset: Any) -> "Dataset | None":
+    """The data set of [`load_vis_dataset`] that this is or, as [`VideoClips`], draws from; None if there is none."""
+    if not hasattr(dataset, "column_names"):
+        dataset = getattr(dataset, "dataset", None)
+    columns = {"video_id", "file_names", "frames_dir", "annotations", "categories"}
+    return dataset if columns <= set(getattr(dataset, "column_names", ())) else None
+
+
+def prediction_sheet(video: dict[str, Any], predictions: list[dict[str, Any]], names: dict[int, str]) -> np.ndarray:
+    """
+    Frames of a video side by side with what was found in them, uint8 `(H, W, 3)`.
+
+    Args:
+        video: `height`, `width` and paths of the frames, `file_names`.
+        predictions: in YouTube-VIS results format.
+        names: class names by category id.
+    """
+    from PIL import Image
+
+    from .results import VideoInstances
+    from .visualization import contact_sheet, draw_instances
+
+    frames = video["file_names"]
+    found = VideoInstances(
+        scores=[prediction["score"] for prediction in predictions],
+        labels=[prediction["category_id"] for prediction in predictions],
+        track_ids=range(1, len(predictions) + 1),
+        masks=[prediction["segmentations"] for prediction in predictions],
+        boxes=None,
+        size=(video["height"], video["width"]),
+        num_frames=len(frames),
+        id2label=names,
+    ).filter(SAMPLE_THRESHOLD)
+    chosen = np.linspace(0, len(frames) - 1, min(SAMPLE_FRAMES, len(frames))).round().astype(int)
+    drawn = []
+    for frame in chosen:
+        with Image.open(frames[frame]) as image:
+            drawn.append(draw_instances(np.asarray(image.convert("RGB")), found, int(frame)))
+    sheet = Image.fromarray(contact_sheet(drawn, columns=len(drawn)))
+    sheet.thumbnail((SAMPLE_WIDTH, sheet.height))
+    return np.asarray(sheet)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was saved to its end: the state of the Trainer, which comes last, can be read."""
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def last_checkpoint(folder: str | Path) -> str | None:
+    """The complete checkpoint of the most steps in an output folder, or None."""
+    steps = {}
+    for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        number = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)
+        if number and is_complete(path):
+            steps[int(number[1])] = str(path)
+    return steps[max(steps)] if steps else None
+
+
+def load_for_training(checkpoint: str | Path, **settings) -> PreTrainedModel:
+    """
+    A model to fine-tune. Heads of another number of classes start anew.
+
+    Args:
+        checkpoint: folder or Hub name.
+        settings: what to change in its configuration, such as `id2label`. With another `model_type` than the
+            checkpoint's the model is of that type and its default settings, and has the weights that both have in
+            common: an MS-STS VIS model starts as exactly the SeqFormer of the checkpoint.
+
+    Raises:
+        ValueError: for a `model_type` or a setting that is not known.
+    """
+    config = AutoConfig.from_pretrained(checkpoint)
+    model_type = settings.pop("model_type", config.model_type)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f'model_type is {model_type!r}; expected one such as "msstsvis" or "seqformer"')
+    unknown = [name for name in settings if not hasattr(config, name)]
+    if unknown:
+        raise ValueError(f"the configuration of {checkpoint} has no {', '.join(unknown)}; expected arguments of it")
+    if model_type == config.model_type:
+        config = AutoConfig.from_pretrained(checkpoint, **settings)
+    else:
+        defaults = type(config)().to_dict()
+        chosen = {name: value for name, value in config.to_dict().items() if value != defaults.get(name)}
+        for name in ("architectures", "transformers_version"):
+            chosen.pop(name, None)
+        config = CONFIG_MAPPING[model_type](**(chosen | settings))
+    return AutoModelForVideoInstanceSegmentation.from_pretrained(
+        checkpoint, config=config, ignore_mismatched_sizes=True
+    )
+
+
+__all__ = ["VisTrainer", "last_checkpoint", "load_for_training"]

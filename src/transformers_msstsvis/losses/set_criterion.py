@@ -87,12 +87,16 @@ def class_errors(logits: torch.Tensor, match: list, labels: list[dict]) -> dict[
 
 
 def average_num_instances(labels: list[dict], device: torch.device) -> torch.Tensor:
-    """Number of labelled instances, averaged over processes, at least 1: what the losses are divided by."""
+    """
+    Number of labelled instances, at least 1, averaged over processes: what the losses are divided by. One is the least
+    of all processes together, so that many processes have the gradients of one.
+    """
     count = torch.tensor(float(sum(len(target["class_labels"]) for target in labels)), device=device)
+    num_processes = 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(count)
-        count = count / torch.distributed.get_world_size()
-    return count.clamp(min=1)
+        num_processes = torch.distributed.get_world_size()
+    return count.clamp(min=1) / num_processes
 
 
 def video_instance_segmentation_loss(

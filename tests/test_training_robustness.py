@@ -1,0 +1,143 @@
+"""Training that is hit by bad numbers, bad files, a full disk or the end of its process."""
+
+import errno
+import json
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from tests.training_runs import ROOT, SquareClips, adversarial_run, make_trainer
+from transformers_msstsvis.data.clips import ClipError, VideoClips
+from transformers_msstsvis.data.synthetic import make_synthetic
+from transformers_msstsvis.losses.discriminator import STATE_NAME, WEIGHTS_NAME
+from transformers_msstsvis.training import last_checkpoint
+
+
+@pytest.fixture(scope="module")
+def annotations(tmp_path_factory):
+    sizes = {"height": 64, "width": 64, "min_frames": 4, "max_frames": 6, "min_objects": 1, "max_objects": 2}
+    return make_synthetic(tmp_path_factory.mktemp("synthetic"), seed=3, num_videos=5, **sizes)
+
+
+# ------------------------------------------------------------------------------------------------------ bad numbers
+
+
+class Spoil(TrainerCallback):
+    """Makes a weight NaN before the second step."""
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 1:
+            with torch.no_grad():
+                model.class_embed[-1].weight[0, 0] = torch.nan
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_leaves_the_videos(tmp_path):
+    run = make_trainer(SquareClips([1, 2]), tmp_path, trainer={"callbacks": [Spoil()]})
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 1 \(loss_ce.*videos \[10\d, 10\d\], see"):
+        run.train()
+    report = json.loads((tmp_path / "nan_batch.json").read_text())
+    assert sorted(report["video_ids"]) == [100, 101]
+    assert report["step"] == 1
+    assert report["terms"]["loss_ce"] == "nan"
+    assert isinstance(report["terms"]["loss_bbox"], float)
+    assert all(torch.isfinite(parameter).all() for parameter in run.model.model.parameters())
+
+
+def test_clips_without_instances_train(tmp_path):
+    run = make_trainer(SquareClips([0, 0]), tmp_path, max_steps=1, trainer={"adversarial": 0.1})
+    before = run.model.class_embed[-1].bias.clone()
+    discriminator = run.adversary.discriminator.head.weight.clone()
+    run.train()
+    logged = run.state.log_history[0]
+    assert logged["loss_ce"] > 0
+    assert logged["loss_mask"] == logged["loss_adversarial"] == logged["loss_discriminator"] == 0
+    assert not torch.equal(before, run.model.class_embed[-1].bias)
+    assert torch.equal(discriminator, run.adversary.discriminator.head.weight)
+
+
+# -------------------------------------------------------------------------------------------------------- bad files
+
+
+def test_an_error_of_a_data_worker_names_the_file(tmp_path):
+    file = make_synthetic(tmp_path / "videos", seed=3, num_videos=1, height=64, width=64, min_frames=4, max_frames=4)
+    clips = VideoClips(file, num_frames=4)
+    frame = next((tmp_path / "videos").rglob("00002.jpg"))
+    frame.write_bytes(b"no image")
+    run = make_trainer(clips, tmp_path / "out", dataloader_num_workers=1, per_device_train_batch_size=1)
+    with pytest.raises(
+        ClipError, match=rf"(?s)DataLoader worker process 0.*frame {frame} of video 1 cannot be decoded"
+    ):
+        run.train()
+
+
+# -------------------------------------------------------------------------------------------------------- full disk
+
+
+def test_a_full_disk_while_saving_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    run = make_trainer(SquareClips([1, 2]), tmp_path, max_steps=4)
+    save = run._save_optimizer_and_scheduler
+
+    def fill_up(folder):
+        if folder.endswith("checkpoint-4"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(folder)
+
+    monkeypatch.setattr(run, "_save_optimizer_and_scheduler", fill_up)
+    with pytest.raises(OSError, match="No space left"):
+        run.train()
+    assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    resumed = make_trainer(SquareClips([1, 2]), tmp_path, max_steps=4)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 4
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+
+
+def test_an_unfinished_checkpoint_is_passed_over(tmp_path):
+    for name, state in (("checkpoint-2", "{}"), ("checkpoint-10", "{}"), ("checkpoint-12", '{"epoch": 1')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer_state.json").write_text(state)
+    (tmp_path / "checkpoint-14").mkdir()
+    (tmp_path / "checkpoint-14" / "model.safetensors").write_bytes(b"")
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+def test_resuming_without_a_checkpoint(tmp_path):
+    run = make_trainer(SquareClips([1, 2]), tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path} has no complete checkpoint to resume from; expected a folder"):
+        run.train(resume_from_checkpoint=True)
+
+
+# ----------------------------------------------------------------------------------------------- end of the process
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(annotations, tmp_path):
+    """Epochs have three steps, checkpoints two, and the run is killed anywhere after the first one."""
+    steps, at = 7, random.randint(2, 6)
+    arguments = {"annotations": str(annotations), "folder": str(tmp_path / "parts"), "steps": steps, "at": at}
+    command = [sys.executable, "-m", "tests.training_runs", "kill", json.dumps(arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+
+    resumed = adversarial_run(str(annotations), str(tmp_path / "parts"), steps)
+    torch.manual_seed(random.randint(0, 1000))  # neither the order of clips nor dropout depends on it
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.log_history[0]["step"] == 1
+    whole = adversarial_run(str(annotations), str(tmp_path / "whole"), steps)
+    whole.train()
+    for a, b in ((whole.model, resumed.model), (whole.adversary.discriminator, resumed.adversary.discriminator)):
+        for (name, value), other in zip(a.named_parameters(), b.parameters(), strict=True):
+            torch.testing.assert_close(other, value, rtol=0, atol=1e-6, msg=f"{name}, killed at {at}")
+    names = {path.name for path in (tmp_path / "parts" / "checkpoint-6").iterdir()}
+    assert {"model.safetensors", WEIGHTS_NAME, STATE_NAME} <= names
+
+
+def test_the_saved_model_has_no_discriminator(tmp_path):
+    run = make_trainer(SquareClips([1, 2]), tmp_path, max_steps=1, trainer={"adversarial": 0.1})
+    run.save_model(str(tmp_path / "model"))
+    assert not list((tmp_path / "model").glob("*discriminator*"))
+    assert not [name for name in run.model.state_dict() if "discriminator" in name]
