@@ -1,4 +1,4 @@
-.PHONY: install test slow style predict
+.PHONY: install test slow e2e style predict
 
 install:
 	pip install -e ".[dev]"
@@ -8,6 +8,9 @@ test:
 
 slow:
 	python -m pytest -m slow
+
+e2e:
+	python -m pytest tests/test_e2e.py
 
 style:
 	ruff check --fix .

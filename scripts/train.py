@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_seed
 from transformers.integrations import is_tensorboard_available
 
@@ -183,16 +184,24 @@ def inference_size(arguments: Arguments, clips: Clips) -> dict[str, int]:
 
 
 def read_recipe(argv: list[str]) -> list[str]:
-    """Put the arguments of a JSON recipe (--config FILE) before those of the command line."""
+    """Put the arguments of a YAML or JSON recipe (--config FILE) before those of the command line."""
     if "--config" not in argv:
         return argv
     at = argv.index("--config")
     if at + 1 == len(argv):
         raise ValueError("--config comes without a file; expected --config FILE")
-    recipe = json.loads(Path(argv[at + 1]).read_text())
+    path = Path(argv[at + 1])
+    try:
+        # JSON as well is YAML, but for numbers such as 1e-4.
+        recipe = json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); expected YAML, or JSON in a file named .json") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} is no recipe; expected names of arguments and their values")
     flags = []
     for name, value in recipe.items():
-        flags += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
+        values = value if isinstance(value, list) else [value]
+        flags += [f"--{name}", *(json.dumps(value) if isinstance(value, dict) else str(value) for value in values)]
     return flags + argv[:at] + argv[at + 2 :]
 
 

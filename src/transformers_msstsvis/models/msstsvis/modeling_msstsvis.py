@@ -286,6 +286,10 @@ class MsstsVisPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
 
+    def get_input_embeddings(self) -> None:
+        """None: frames are no tokens. Sharding by accelerate asks for it."""
+        return None
+
     def _initialize_weights(self, module, is_custom_code: bool = False):
         # transformers skips containers of external models, and with them the special values below
         super()._initialize_weights(module, is_custom_code=False)
