@@ -688,7 +688,10 @@ def test_no_cuda_compiler(fresh, kernels, monkeypatch):
 def test_cuda_build_is_for_the_devices(fresh, kernels, monkeypatch):
     build = importlib.import_module("transformers_msstsvis.kernels.build")
     (fresh / "bin").mkdir()
-    script = write_compiler(fresh, f'echo "$@" >> "{fresh}/log"; for last; do :; done; echo library > "$last"')
+    script = write_compiler(
+        fresh,
+        f'echo "$@" >> "{fresh}/log"; for last; do :; done; case "$last" in -*) ;; *) echo library > "$last";; esac',
+    )
     os.rename(script, fresh / "bin" / "nvcc")
     monkeypatch.setenv("CUDA_HOME", str(fresh))
     libraries = {build.build(kernels.SOURCES["cuda"], archs) for archs in ([(9, 0)], [(9, 0), (8, 0), (9, 0)])}
