@@ -66,11 +66,15 @@ def validate(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    from transformers_msstsvis.evaluation import check_writable, read_ground_truth, write_results
+    from transformers_msstsvis.evaluation import check_writable, read_ground_truth, read_results, write_results
+    from transformers_msstsvis.metrics.plots import check_plot
+    from transformers_msstsvis.metrics.short_long import compute_short_long
     from transformers_msstsvis.metrics.submission import write_submission
-    from transformers_msstsvis.metrics.ytvis_map import YtvisMeanAveragePrecision, read_json
+    from transformers_msstsvis.metrics.ytvis_map import YtvisMeanAveragePrecision
 
     check_writable(args.output, args.submission, args.plot)
+    if args.plot:
+        check_plot(args.plot)
     # Labels of validation splits are not public; results for a server don't need them.
     score = not (args.output or args.submission)
     dataset = read_ground_truth(args.dataset, args.frames_dir, require_labels=score or bool(args.results or args.plot))
@@ -78,7 +82,10 @@ def evaluate(args: argparse.Namespace) -> int:
     if dataset.get("annotations"):
         with naming(args.dataset):
             metric = YtvisMeanAveragePrecision(dataset, ovis=args.ovis)
-    results = read_json(args.results) if args.results else predict(args, dataset)
+            metric.compute()  # finds what is wrong with the annotations before the work
+        if args.long_videos:
+            compute_short_long(metric, args.long_videos)
+    results = read_results(args.results) if args.results else predict(args, dataset)
     if results is None:  # another process has them
         return 0
     if args.output:
@@ -89,7 +96,8 @@ def evaluate(args: argparse.Namespace) -> int:
     if metric is None:
         print(f"{args.dataset} has no annotations, so there are no numbers; a server has them")
         return 0
-    with naming(args.results or "the results"):
+    # The masks of annotations are read together with those of the results.
+    with naming(f"{args.results or 'the results'} on {args.dataset}"):
         metric.update(results)
     report(args, metric, {category["id"]: str(category.get("name", "")) for category in dataset["categories"]})
     return 0

@@ -139,6 +139,21 @@ def test_other_formats(checkpoint, annotations, whole, tmp_path):
     assert (tmp_path / "results.json").read_bytes() == whole
 
 
+def test_a_relative_path_to_another_format(tmp_path, monkeypatch):
+    folder = tmp_path / "my" / "own"
+    (folder / "frames" / "dog").mkdir(parents=True)
+    (folder / "frames" / "dog" / "0.jpg").touch()
+    image = {"id": 1, "video_id": 1, "frame_id": 0, "file_name": "dog/0.jpg", "height": 4, "width": 4}
+    mask = {"size": [4, 4], "counts": [4, 12]}
+    entry = {"id": 1, "image_id": 1, "instance_id": 1, "category_id": 1, "segmentation": mask}
+    content = {"images": [image], "annotations": [entry], "categories": [{"id": 1, "name": "dog"}]}
+    (folder / "own.json").write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
+    dataset = read_ground_truth("my/own/own.json", "my/own/frames")
+    frames_dir = find_frames("my/own/own.json", dataset, "my/own/frames")
+    assert [(frames_dir / name).is_file() for name in dataset["videos"][0]["file_names"]] == [True]
+
+
 def test_rows_of_a_dataset_as_ground_truth(annotations, whole):
     from transformers_msstsvis.data.loading import load_vis_dataset
 
@@ -343,10 +358,50 @@ def test_broken_json_is_named(annotations, whole, tmp_path, capsys, option):
 def test_bad_content_is_named(annotations, tmp_path, capsys):
     (tmp_path / "results.json").write_text('[{"video_id": 1}]')
     assert script.main(["--dataset", str(annotations), "--results", str(tmp_path / "results.json")]) == 1
-    assert f"error: {tmp_path / 'results.json'}: prediction 0 has no category_id" in capsys.readouterr().err
+    assert (
+        f"error: {tmp_path / 'results.json'} on {annotations}: prediction 0 has no category_id"
+        in capsys.readouterr().err
+    )
     twice = changed(annotations, "twice.json", lambda d: d["annotations"].append(d["annotations"][0]))
     assert script.main(["--dataset", str(twice), "--results", str(tmp_path / "results.json")]) == 1
     assert f"error: {twice}: annotation id" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--plot", "pr.xyz"], "pr.xyz is of type 'xyz'; expected the name of an image"),
+        (["--long_videos", "long.json"], "long.json is neither a list of ids nor a dict with 'videos'"),
+        (["--ovis"], "annotation 1 of video 1: occlusion is missing"),
+    ],
+)
+def test_wrong_options_are_told_before_the_work(annotations, tmp_path, monkeypatch, capsys, option, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "long.json").write_text("[[1]]")
+    monkeypatch.setattr(script, "predict", None)  # would fail
+    assert script.main(["--dataset", str(annotations), *option]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("content", "kind"), [("null", "NoneType"), ("3", "int"), ('"other.json"', "str")])
+def test_results_that_are_no_list(annotations, tmp_path, capsys, content, kind):
+    (tmp_path / "results.json").write_text(content)
+    assert script.main(["--dataset", str(annotations), "--results", str(tmp_path / "results.json")]) == 1
+    assert f"error: {tmp_path / 'results.json'} holds a {kind}; expected a list" in capsys.readouterr().err
+
+
+def test_videos_without_a_length_have_that_of_their_file_names(annotations, whole, tmp_path, capsys):
+    (tmp_path / "results.json").write_bytes(whole)
+
+    def shorten(dataset):
+        for video in dataset["videos"]:
+            del video["length"]
+
+    tables = []
+    for dataset in (annotations, changed(annotations, "lengthless.json", shorten)):
+        assert script.main(["--dataset", str(dataset), "--results", str(tmp_path / "results.json")]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1]
 
 
 def test_no_dataset(tmp_path, capsys):

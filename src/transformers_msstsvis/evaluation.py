@@ -53,10 +53,30 @@ def read_ground_truth(
         for video in dataset["videos"]:
             video["file_names"] = [str(Path(folders[video["id"]], name)) for name in video["file_names"]]
     for key in ("videos", "categories", "annotations")[: None if require_labels else 2]:
-        if not isinstance(dataset, dict) or not dataset.get(key):
+        if not isinstance(dataset, dict) or not isinstance(dataset.get(key), list) or not dataset[key]:
             labels = " with labels" if require_labels else ""
             raise ValueError(f"{path} has no {key}; expected a YouTube-VIS file{labels}")
+    for video in dataset["videos"]:
+        if isinstance(video, dict) and isinstance(video.get("file_names"), list):
+            video.setdefault("length", len(video["file_names"]))
     return dataset
+
+
+def read_results(path: str | Path) -> list[Any]:
+    """
+    The list in a results file; what its entries hold is for the metric to check.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        ValueError: when it is not JSON, or holds no list.
+    """
+    results = read_json(path)
+    if not isinstance(results, list):
+        raise ValueError(
+            f"{path} holds a {type(results).__name__}; expected a list of predictions with video_id, category_id, "
+            "score and segmentations"
+        )
+    return results
 
 
 def find_frames(path: str | Path, dataset: dict[str, Any], frames_dir: str | Path | None = None) -> Path:

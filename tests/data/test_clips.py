@@ -306,6 +306,7 @@ def test_a_mask_that_does_not_fit_is_refused(tmp_path, segmentations, message):
         ({"sampling": "random"}, "sampling is 'random'; expected one of"),
         ({"on_error": "ignore"}, 'on_error is \'ignore\'; expected "raise" or "skip"'),
         ({"num_frames": 0}, "num_frames is 0 and stride 1; expected at least 1"),
+        ({"shortest_edge": 0}, "shortest_edge is 0; expected at least 1 pixel"),
     ],
 )
 def test_wrong_arguments(videos, settings, message):

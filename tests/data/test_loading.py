@@ -422,6 +422,21 @@ def test_a_prepared_file_is_used_until_the_annotations_change(tmp_path, monkeypa
     assert load_vis_dataset(path)[0]["annotations"] == []
 
 
+def test_relative_paths_hold_in_any_working_directory(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        write_dataset(tmp_path / name, ytvis_content())
+    datasets = []
+    for name in ("one", "two"):
+        monkeypatch.chdir(tmp_path / name)
+        datasets.append(load_vis_dataset("annotations.json", frames_dir="JPEGImages"))
+    # The same file, and another folder of the same name.
+    datasets.append(load_vis_dataset(tmp_path / "one" / "annotations.json", frames_dir="JPEGImages"))
+    found = [dataset[0]["frames_dir"] for dataset in datasets]
+    assert found == [str(tmp_path / name / "JPEGImages") for name in ("one", "two", "two")]
+    monkeypatch.chdir(tmp_path)
+    assert len(embed_frames(datasets[0])[0]["frames"]) == 3
+
+
 def test_frames_that_moved_are_found_again(tmp_path):
     path = write_dataset(tmp_path, ytvis_content())
     load_vis_dataset(path)

@@ -44,7 +44,16 @@ MISTAKES = {
     ),
     "negative counts": (
         change(dog, segmentations=[{"size": [4, 6], "counts": [-1, 25]}, None, None]),
-        DOG_AT + ", frame 0 .*: counts has -1; expected run lengths, 0 or more",
+        DOG_AT
+        + r", frame 0 .*: the counts of the mask are \[-1, 25\] .*; expected .* run lengths, integers from 0 on",
+    ),
+    "no counts": (
+        change(dog, segmentations=[{"size": [4, 6], "counts": None}, None, None]),
+        DOG_AT + ", frame 0 .*: the counts of the mask are None .*; expected a string, or a list of run lengths",
+    ),
+    "endless frames": (
+        lambda content: content["videos"][0].update(height=2**31 - 1),
+        r"video \d+.*: the size is {'height': 2147483647, .*; expected height and width in pixels, up to 65535",
     ),
     "no mask": (
         change(dog, segmentations=[{"size": [4, 6]}, None, None]),
@@ -228,6 +237,8 @@ def test_no_frames_folder(tmp_path, capsys):
     path = write_dataset(tmp_path, ytvis_content(), frames="some/where")
     assert main([str(path)]) == 1
     assert "no folder around it has 'park/00000.png'" in capsys.readouterr().out
+    assert main([str(path), "--fix", str(tmp_path / "fixed.json")]) == 1
+    assert "is relative to -> not repaired" in capsys.readouterr().out
     assert main([str(path), "--frames", str(tmp_path / "nothing")]) == 1
     assert "no frames folder at" in capsys.readouterr().out
     assert main([str(path), "--frames", str(tmp_path / "some" / "where")]) == 0

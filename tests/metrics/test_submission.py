@@ -37,6 +37,11 @@ def test_written_submissions_are_valid_and_hold_the_results(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["results.zip"]
 
 
+def test_an_absent_frame_may_be_an_empty_list(tmp_path):
+    prediction = GOOD[0] | {"segmentations": [GOOD[0]["segmentations"][0], []]}
+    assert problems_of(tmp_path, [prediction]) == []
+
+
 def test_the_same_results_give_the_same_bytes(tmp_path):
     one, two = (write_submission(tmp_path / name, GOOD).read_bytes() for name in ("one.zip", "two.zip"))
     assert one == two
@@ -175,8 +180,11 @@ def masked(mask):
         (masked({"counts": "0<"}), "frame 1: the mask is a dict of 1; expected null or an RLE with size and counts"),
         (masked({"size": [3, 4], "counts": None}), "frame 1: the counts of the mask are None; expected a compressed"),
         (masked({"size": [3, 4], "counts": "é"}), "frame 1: the counts of the mask are 'é'; expected a compressed"),
-        (masked({"size": [4, 3], "counts": "<"}), "frame 1: the mask has size a list of 2; expected [height, width]"),
-        (masked({"size": [3.0, 4], "counts": "<"}), "frame 1: the mask has size a list of 2; expected [height"),
+        (
+            masked({"size": [4, 3], "counts": "<"}),
+            "frame 1: the mask has size [4, 3]; expected [height, width] = [3, 4]",
+        ),
+        (masked({"size": [3.0, 4], "counts": "<"}), "frame 1: the mask has size [3.0, 4]; expected [height"),
         (masked({"size": [3, 4], "counts": "11"}), "sum to 2; expected height * width = 12"),
         (masked({"size": [3, 4], "counts": "nonsense"}), "sum to 0; expected height * width = 12"),
     ],
@@ -191,7 +199,7 @@ def test_bad_predictions(tmp_path, prediction, message):
     ("prediction", "message"),
     [
         (changed(segmentations=[None] * 3), "segmentations has 3 entries; expected 2"),
-        (masked(picture("## ##")), "the mask has size a list of 2; expected [height, width] = [3, 4] as in the rest"),
+        (masked(picture("## ##")), "the mask has size [2, 2]; expected [height, width] = [3, 4] as in the rest"),
     ],
 )
 def test_predictions_of_a_video_must_agree_without_a_dataset(tmp_path, prediction, message):

@@ -427,11 +427,26 @@ def with_mask(mask):
         (with_mask({"size": [3, 4], "counts": "no RLE"}), "frame 1: .* sum to 0; expected height .* = 12"),
         (with_mask({"size": [3, 4], "counts": ""}), "frame 1: .* sum to 0; expected height .* = 12"),
         (with_mask({"counts": [12]}), r"frame 1: the mask has the keys \['counts'\]; expected 'size' and 'counts'"),
+        (with_mask({"size": None, "counts": [12]}), r"frame 1: the mask has size None; expected .*\[3, 4\]"),
+        (
+            with_mask({"size": [3, 4], "counts": None}),
+            r"frame 1: the counts of the mask are None .*; expected a string",
+        ),
+        (with_mask({"size": [3, 4], "counts": [11.5, 0.5]}), r"frame 1: the counts of the mask are \[11.5, 0.5\]"),
         (with_mask([[0, 0, 2, 2]]), "frame 1: the mask is a list, .*; expected null, .* or a list of polygons"),
+        # Drawn by pycocotools, either would take all memory.
+        (with_mask([[float("nan"), 0, 2, 0, 2, 2]]), r"frame 1: the polygon \[nan, .* far outside .*, or no numbers"),
+        (with_mask([[0, 0, 1e12, 0, 2, 2]]), "frame 1: the polygon .* has corners far outside of the frame"),
+        (with_mask([["0", 0, 2, 0, 2, 2]]), "frame 1: the polygon .* has corners .*, or no numbers"),
         (with_mask(np.ones((3, 4))), "frame 1: the mask is a ndarray, .*; expected null, .* or a list of polygons"),
         (guess(LEFT, LEFT, score=float("nan")), r"prediction 1 \(video 1\): score is nan; expected a number"),
         (guess(LEFT, LEFT, score=None), r"prediction 1 \(video 1\): score is None; expected a number"),
         (changed(guess(LEFT, LEFT), video_id=7), "prediction 1 is for video 7, which the ground truth does not list"),
+        (
+            changed(guess(LEFT, LEFT), video_id=[1]),
+            r"prediction 1: video_id is \[1\]; expected an integer or a string",
+        ),
+        (changed(guess(LEFT, LEFT), category_id={}), r"prediction 1: category_id is {}; expected an integer"),
         ({"video_id": 1}, "prediction 1 has no category_id, score, segmentations; expected"),
         ("a string", "prediction 1 is a str; expected a dict with video_id"),
     ],
@@ -468,6 +483,22 @@ def annotated(**changes):
         (broken(annotations=truth([LEFT])["annotations"] * 2), "annotation id 1 occurs twice .* expected unique ids"),
         (broken(videos=[video(2), video(2)]), "video id 1 occurs twice .* expected unique ids"),
         (broken(videos=[{"id": 1}]), "a video of the ground truth has no height, width, length"),
+        (broken(videos=[changed(video(2), id=[1])]), r"a video of the ground truth: id is \[1\]; expected an integer"),
+        (
+            broken(videos=[changed(video(2), length="2")]),
+            "video 1 of the ground truth: length is '2'; expected its num",
+        ),
+        (broken(videos=[changed(video(2), height=None)]), "video 1 .*: height is None; expected .* of pixels, up to"),
+        (
+            broken(videos=[changed(video(2), width=2**31)]),
+            "video 1 .*: width is 2147483648; expected .* of pixels, up",
+        ),
+        (
+            broken(categories=[{"id": 1}, {"id": "1"}]),
+            "category ids of the ground truth have no order .*; expected all",
+        ),
+        (broken(videos=[video(2), changed(video(2), id="2")]), "video ids of the ground truth have no order"),
+        (7, "ground truth is a int; expected a dict of the lists 'videos'"),
         (broken(categories=[{}]), "a category of the ground truth has no id"),
         (broken(annotations=[{"id": 1}]), "an annotation has no video_id, category_id, segmentations"),
         (
@@ -475,6 +506,11 @@ def annotated(**changes):
             "annotation 1 of video 1: segmentations has 1 entries; expected a list",
         ),
         (annotated(areas=[4.0]), "annotation 1 of video 1: areas has 1 entries; expected a list of 2"),
+        (
+            annotated(areas=["4", None]),
+            r"annotation 1 of video 1: areas is \['4', None\]; expected a number of pixels",
+        ),
+        (annotated(areas=[float("nan"), 4]), r"annotation 1 of video 1: areas is \[nan, 4\]; expected a number"),
         (annotated(segmentations=[None, picture("#")]), "annotation 1 of video 1, frame 1: .* size"),
     ],
 )

@@ -134,6 +134,8 @@ class VideoClips(Clips):
             raise ValueError(f'on_error is {on_error!r}; expected "raise" or "skip"')
         if num_frames < 1 or stride < 1:
             raise ValueError(f"num_frames is {num_frames} and stride {stride}; expected at least 1")
+        if shortest_edge is not None and shortest_edge < 1:
+            raise ValueError(f"shortest_edge is {shortest_edge}; expected at least 1 pixel, or None for the own size")
         if augmentation is not None and shortest_edge is not None:
             raise ValueError(
                 f"shortest_edge is {shortest_edge}, but the augmentation resizes the frames already: leave it out, or "

@@ -171,7 +171,7 @@ def open_source(path: str | Path, frames_dir: str | Path | None = None, split: s
     try:
         source.frames_dir = find_frames_dir(path, source.first_file_names(), frames_dir, source.split)
     except FileNotFoundError as error:
-        source.problems.append(Problem(str(error), path))
+        source.problems.append(Problem(str(error), path, remedy="not repaired"))
     return source
 
 

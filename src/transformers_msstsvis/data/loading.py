@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 # Part of the name of prepared files: count up with every change of what is in them.
-_VERSION = 1
+_VERSION = 2
 _ROWS_AT_ONCE = 64  # videos; bounds the memory of preparation
 _EMBEDDED_AT_ONCE = 8  # videos with all their frames
 _WAYS_OUT = (
@@ -81,7 +81,8 @@ def load_vis_dataset(
     path, folders = locate(annotations, frames_dir, split)
     cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "transformers_msstsvis"
     files = [path] if folders is None else folders.files()
-    key = _fingerprint(files, str(path), str(frames_dir), split, on_error)
+    given = None if frames_dir is None else str(Path(frames_dir).absolute())
+    key = _fingerprint(files, str(path.absolute()), given, split, on_error)
     summary = cache / f"{key}.json"
     # The file itself is read only if there is no summary from when it was prepared.
     checked = None
@@ -115,6 +116,7 @@ def _open(annotations: str | Path, frames_dir: str | Path | None, split: str | N
 
 def _rows(checked: CheckedRows, on_error: str, summary: Path) -> Iterator[dict[str, Any]]:
     remarks = []
+    frames_dir = _summary_of(checked)["frames_dir"]
     for row, problems in checked:
         for problem in problems:
             if problem.is_error and on_error == "raise":
@@ -122,7 +124,8 @@ def _rows(checked: CheckedRows, on_error: str, summary: Path) -> Iterator[dict[s
             if not problem.is_error and problem.annotation is None:
                 remarks.append(str(problem))
         if row is not None:
-            yield {**row, "categories": sorted({annotation["label"] for annotation in row["annotations"]})}
+            labels = sorted({annotation["label"] for annotation in row["annotations"]})
+            yield {**row, "frames_dir": frames_dir, "categories": labels}
     left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(checked.left_out.items()) if count)
     if left_out:
         remarks.append(f"{checked.source.path}: left out {left_out} with errors")
@@ -133,7 +136,9 @@ def _rows(checked: CheckedRows, on_error: str, summary: Path) -> Iterator[dict[s
 
 def _summary_of(checked: CheckedRows) -> dict[str, Any]:
     source = checked.source
-    return {"frames_dir": str(source.frames_dir), "split": source.split, "categories": checked.categories}
+    # Complete, so that a dataset that was saved is of use from any working directory.
+    frames_dir = str(source.frames_dir.absolute())
+    return {"frames_dir": frames_dir, "split": source.split, "categories": checked.categories}
 
 
 def _read_summary(path: Path) -> dict[str, Any] | None:

@@ -10,11 +10,10 @@ from typing import Any
 from PIL import Image
 from pycocotools import mask as rle_codec
 
-from ..metrics.ytvis_map import _count_pixels, _read_mask
+from ..metrics.ytvis_map import MAX_SIDE, _count_pixels, _excerpt, _read_mask
 from .formats import IMAGE_ERRORS, Problem, Record, Source, integer, name_of, place_of
 
 _LEFT_OUT = "left out"
-_FARTHEST = 10  # corners of polygons at most so many sides away: drawing them could take all memory otherwise
 _MAX_LISTED = 5  # ids in one message
 
 
@@ -46,7 +45,7 @@ def read_categories(source: Source) -> tuple[list[dict[str, Any]], list[Problem]
             categories[identifier]["supercategory"] = entry["supercategory"]
     ids = sorted(categories)
     if not ids and source.labelled:
-        found.error("there are no categories; expected a list of objects with id and name")
+        found.error("there are no categories; expected a list of objects with id and name", "not repaired")
     if ids != list(range(1, len(ids) + 1)):
         found.remark(f"category ids are {_listed(ids)}, not 1 to {len(ids)}; they are kept, labels count from 0")
     return [categories[identifier] for identifier in ids], found.problems
@@ -213,9 +212,9 @@ class CheckedRows:
         if length != len(names):
             found.error(f"length is {length!r}, but there are {len(names)} file_names", f"length is {len(names)}")
         size = [integer(entry.get(key)) for key in ("height", "width")]
-        if not all(side is not None and 0 < side < 2**31 for side in size):
+        if not all(side is not None and 0 < side <= MAX_SIDE for side in size):
             given = {key: entry.get(key) for key in ("height", "width")}
-            found.error(f"the size is {given}; expected height and width in pixels")
+            found.error(f"the size is {given}; expected height and width in pixels, up to {MAX_SIDE}")
             return None
         return {"id": identifier, "height": size[0], "width": size[1], "length": len(names), "file_names": names}
 
@@ -324,17 +323,6 @@ def _read_segmentations(entry: dict[str, Any], video: dict[str, Any], found: _Fi
 
 
 def _compressed(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
-    if isinstance(segmentation, list):
-        limit = _FARTHEST * max(height, width)
-        for polygon in segmentation:
-            if isinstance(polygon, list) and not all(_is_number(value) and abs(value) <= limit for value in polygon):
-                raise ValueError(
-                    f"the polygon {_excerpt(polygon)} has corners far outside of the frame, or no numbers"
-                )
-    if isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), list):
-        lowest = min(segmentation["counts"], default=0)
-        if lowest < 0:
-            raise ValueError(f"counts has {lowest}; expected run lengths, 0 or more")
     rle = _read_mask(segmentation, height, width)
     if rle is None:
         return None
@@ -393,8 +381,3 @@ def _frame_name(video: dict[str, Any], frame: int) -> str:
 def _listed(values: list[int]) -> str:
     text = ", ".join(map(str, values[:_MAX_LISTED]))
     return text if len(values) <= _MAX_LISTED else f"{text}, ... ({len(values)} in all)"
-
-
-def _excerpt(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."

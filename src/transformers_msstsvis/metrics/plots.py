@@ -1,12 +1,27 @@
 """Plots of the metric."""
 
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def check_plot(path: str | PathLike) -> None:
+    """
+    Find out before the work whether [`plot_precision_recall`] will be able to write `path`.
+
+    Raises:
+        ImportError: without matplotlib.
+        ValueError: for a file type that is none of an image.
+    """
+    kinds = _new_figure().canvas.get_supported_filetypes()
+    kind = Path(path).suffix.removeprefix(".").lower()
+    if kind not in kinds:
+        raise ValueError(f"{path} is of type {kind!r}; expected the name of an image, such as pr.png, .pdf or .svg")
 
 
 def plot_precision_recall(result: dict[str, Any], path: str | PathLike | None = None) -> "Figure":
@@ -27,11 +42,7 @@ def plot_precision_recall(result: dict[str, Any], path: str | PathLike | None = 
     """
     if "precision" not in result:
         raise ValueError("the result has no 'precision'; expected that of compute(return_arrays=True)")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install matplotlib") from error
-
+    figure = _new_figure()
     # (T, R, K, A, M), or (T, R, K, A, O, M) for OVIS -> (T, R, K): all areas, all occlusions, most predictions
     precision = result["precision"][..., 0, -1]
     precision = precision[..., 0] if precision.ndim == 4 else precision
@@ -41,7 +52,6 @@ def plot_precision_recall(result: dict[str, Any], path: str | PathLike | None = 
     by_threshold = precision[..., with_truth].mean(axis=-1)  # (T, R)
     thresholds = result["iou_thresholds"]
 
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for threshold in (0.5, 0.75):
         for curve in by_threshold[np.isclose(thresholds, threshold)]:
@@ -55,3 +65,11 @@ def plot_precision_recall(result: dict[str, Any], path: str | PathLike | None = 
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
+
+
+def _new_figure() -> "Figure":
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install matplotlib") from error
+    return Figure(figsize=(6, 4.5), layout="constrained")

@@ -23,12 +23,19 @@ def compute_short_long(
         numbers of each, see [`YtvisMeanAveragePrecision.compute`]. An AP is -1 where it has no ground truth.
 
     Raises:
-        ValueError: if an id is not one of the metric's videos, or all or no videos are long.
+        ValueError: if there are no ids, an id is not one of the metric's videos, or all or no videos are long.
     """
     content = read_json(long_videos) if isinstance(long_videos, (str, Path)) else long_videos
-    if isinstance(content, dict):
-        content = [video["id"] for video in content.get("videos") or []]
-    long_ids = set(content)
+    try:
+        if isinstance(content, dict):
+            content = [video["id"] for video in content.get("videos") or []]
+        long_ids = set(content)
+    except (TypeError, KeyError) as error:
+        name = long_videos if isinstance(long_videos, (str, Path)) else "long_videos"
+        raise ValueError(
+            f"{name} is neither a list of ids nor a dict with 'videos' that have ids ({error!r}); give "
+            "the ids of the long videos"
+        ) from error
     short_ids = set(metric.video_ids) - long_ids
     if not long_ids or not short_ids:
         raise ValueError(

@@ -22,7 +22,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .ytvis_map import _count_pixels, read_json
+from .ytvis_map import _count_pixels, _excerpt, read_json
 
 RESULTS_NAME = "results.json"
 KEYS = ("video_id", "category_id", "score", "segmentations")
@@ -328,7 +328,7 @@ class _Checker:
                 f"{name}: segmentations has {len(segmentations)} entries; expected {known[2]}, one for every frame of "
                 "the video, with null where the object is absent"
             ]
-        shown = [(frame, mask) for frame, mask in enumerate(segmentations) if mask is not None]
+        shown = [(frame, mask) for frame, mask in enumerate(segmentations) if mask is not None and mask != []]
         size = known[:2] if known is not None else None
         for frame, mask in shown:
             problem = _mask_problem(mask, size)
@@ -360,7 +360,7 @@ def _mask_problem(mask: Any, size: tuple[int, int] | None) -> str | None:
     valid = isinstance(given, list) and len(given) == 2 and all(type(side) is int and side > 0 for side in given)
     if not valid or (size is not None and tuple(given) != size):
         expected = "[height, width]" + ("" if size is None else f" = {list(size)} as in the rest of the video")
-        return f"the mask has size {_shown(given)}; expected {expected}: resize it before encoding"
+        return f"the mask has size {_excerpt(given)}; expected {expected}: resize it before encoding"
     return None
 
 

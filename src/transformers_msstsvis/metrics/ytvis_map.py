@@ -44,6 +44,8 @@ OCCLUSION_SCORES = {"no_occlusion": 0.0, "slight_occlusion": 0.25, "severe_occlu
 # Numbers of compressed RLE: characters that say that more follow, and a last one.
 _MAX_CHARACTERS = 7
 _COMPRESSED_COUNTS = re.compile(rb"(?:[P-o]{0,6}[0-O])+")
+MAX_SIDE = 2**16 - 1  # pixels of a frame's side: pycocotools counts the pixels of a frame in 32 bits
+_FARTHEST = 10  # corners of polygons at most so many sides away: drawing them could take all memory otherwise
 
 
 class Reference(NamedTuple):
@@ -378,7 +380,12 @@ def read_references(references: dict[str, Any] | Sequence[dict[str, Any]] | str 
 
         references = dataset_to_ytvis(references)
     references = _read_json(references)
-    parts = [references] if isinstance(references, dict) else list(references)
+    if not isinstance(references, dict) and not isinstance(references, Sequence):
+        raise ValueError(
+            f"ground truth is a {type(references).__name__}; expected a dict of the lists 'videos', 'annotations' and "
+            "'categories'"
+        )
+    parts = [references] if isinstance(references, dict) else references
     videos: dict[Any, Reference] = {}
     category_ids: set = set()
     stray = 0
@@ -393,6 +400,7 @@ def read_references(references: dict[str, Any] | Sequence[dict[str, Any]] | str 
         for video in part["videos"]:
             _require(video, ("id", "height", "width", "length"), "a video of the ground truth")
             video_id = _identifier(video["id"])
+            _check_video(video, f"video {video_id!r} of the ground truth")
             if video_id in videos:
                 raise ValueError(f"video id {video_id!r} occurs twice in the ground truth; expected unique ids")
             videos[video_id] = Reference(video, [])
@@ -416,6 +424,13 @@ def read_references(references: dict[str, Any] | Sequence[dict[str, Any]] | str 
                 stray += 1
     if stray:
         logger.warning_once(f"Left out {stray} annotations of videos that the ground truth does not list.")
+    for kind, ids in (("video", videos), ("category", category_ids)):
+        try:
+            sorted(ids)
+        except TypeError as error:
+            raise ValueError(
+                f"{kind} ids of the ground truth have no order ({error}); expected all integers, or all strings"
+            ) from error
     return videos, category_ids
 
 
@@ -462,6 +477,17 @@ def _require(entry: Any, keys: tuple[str, ...], name: str) -> None:
     missing = [key for key in keys if key not in entry]
     if missing:
         raise ValueError(f"{name} has no {', '.join(missing)}; expected {', '.join(keys)} (given: {sorted(entry)})")
+    for key in keys:
+        if key.endswith("id") and isinstance(entry[key], (list, dict)):
+            raise ValueError(f"{name}: {key} is {_excerpt(entry[key])}; expected an integer or a string")
+
+
+def _check_video(video: dict[str, Any], name: str) -> None:
+    for key, lowest, highest in (("height", 1, MAX_SIDE), ("width", 1, MAX_SIDE), ("length", 0, math.inf)):
+        value = _identifier(video[key])
+        if not isinstance(value, (int, float)) or not lowest <= value <= highest:
+            unit = "number of frames" if key == "length" else f"number of pixels, up to {MAX_SIDE}"
+            raise ValueError(f"{name}: {key} is {value!r}; expected its {unit}")
 
 
 def _identifier(value: Any) -> Any:
@@ -495,6 +521,7 @@ def measure_video(
         name = f"annotation {annotation['id']!r} of video {video['id']!r}"
         for key in ("segmentations", "areas", "occlusion") if ovis else ("segmentations", "areas"):
             _check_frames(annotation, key, video, name)
+        _check_areas(annotation, name)
         by_category.setdefault(_identifier(annotation["category_id"]), ([], []))[0].append((name, annotation))
     for position, prediction in predictions:
         name = f"prediction {position} (video {video['id']!r})"
@@ -645,15 +672,24 @@ def _read_mask(segmentation: Any, height: int, width: int) -> dict[str, Any] | N
         return _read_polygons(segmentation, height, width)
     if "size" not in segmentation or "counts" not in segmentation:
         raise ValueError(f"the mask has the keys {sorted(segmentation)}; expected 'size' and 'counts'")
-    if list(segmentation["size"]) != [height, width]:
+    size, counts = segmentation["size"], segmentation["counts"]
+    if not isinstance(size, list):
+        size = list(size) if isinstance(size, Iterable) else size
+    if size != [height, width]:
         raise ValueError(
-            f"the mask has size {list(segmentation['size'])}; expected [height, width] = {[height, width]} of the "
-            "video: resize it before encoding"
+            f"the mask has size {_excerpt(size)}; expected [height, width] = {[height, width]} of the video: resize "
+            "it before encoding"
         )
-    if isinstance(segmentation["counts"], (str, bytes)):
+    if isinstance(counts, (str, bytes)):
         return segmentation
-    # pycocotools reads an array faster than a list.
-    counts = array("I", segmentation["counts"])
+    try:
+        # pycocotools reads an array faster than a list.
+        counts = array("I", counts)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(
+            f"the counts of the mask are {_excerpt(counts)} ({error}); expected a string, or a list of run lengths, "
+            "integers from 0 on: encode the mask again"
+        ) from error
     return mask_utils.frPyObjects({"size": [height, width], "counts": counts}, height, width)
 
 
@@ -667,7 +703,23 @@ def _read_polygons(polygons: Any, height: int, width: int) -> dict[str, Any]:
             f"the mask is a {type(polygons).__name__}, {str(polygons)[:60]!r}; expected null, a dict {{'size': "
             "[height, width], 'counts': ...} or a list of polygons [x1, y1, x2, y2, x3, y3, ...]"
         )
+    farthest = _FARTHEST * max(height, width)
+    for polygon in polygons:
+        try:
+            near = all(-farthest <= value <= farthest for value in polygon)
+        except TypeError:
+            near = False
+        if not near:
+            raise ValueError(
+                f"the polygon {_excerpt(polygon)} has corners far outside of the frame, or no numbers; expected x and "
+                "y in pixels"
+            )
     return mask_utils.merge(mask_utils.frPyObjects(polygons, height, width))
+
+
+def _excerpt(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _count_pixels(counts: Sequence[str | bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -735,6 +787,19 @@ def _check_frames(entry: dict[str, Any], key: str, video: dict[str, Any], name: 
         raise ValueError(
             f"{name}: {key} has {given}; expected a list of {video['length']}, one per frame of the video, with null "
             "where the object is absent"
+        )
+
+
+def _check_areas(annotation: dict[str, Any], name: str) -> None:
+    areas = annotation.get("areas")
+    try:
+        valid = areas is None or math.isfinite(sum(area for area in areas if area is not None))
+    except TypeError:
+        valid = False
+    if not valid:
+        raise ValueError(
+            f"{name}: areas is {_excerpt(areas)}; expected a number of pixels or null per frame: leave areas out to "
+            "have them counted"
         )
 
 
