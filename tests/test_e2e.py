@@ -22,6 +22,7 @@ RECIPE = f"""
 # Few and small steps: the checkpoint stays as good as it is.
 model: {SAMPLE_MODEL}
 num_frames: 2
+shortest_edge: 192
 per_device_train_batch_size: 1
 max_steps: {STEPS}
 learning_rate: 1e-5
