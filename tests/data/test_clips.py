@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pycocotools import mask as rle_codec
 
 from tests.data.vis_rows import numbered_frames, numbers, rle, vis_dataset
 from transformers_msstsvis.data.augmentation import ClipAugmentation
@@ -17,7 +16,6 @@ from transformers_msstsvis.data.clips import (
     ClipCollator,
     ClipError,
     VideoClips,
-    decode_segmentation,
     masks_to_boxes,
 )
 from transformers_msstsvis.data.loading import embed_frames, load_vis_dataset
@@ -36,20 +34,6 @@ def prepared_files(tmp_path_factory):
 def annotations(tmp_path_factory):
     sizes = {"height": 64, "width": 64, "min_frames": 3, "max_frames": 9}
     return make_synthetic(tmp_path_factory.mktemp("synthetic"), seed=3, num_videos=4, image_format="png", **sizes)
-
-
-def test_a_segmentation_reads_the_same_in_every_form():
-    mask = np.zeros((8, 6), dtype=np.uint8)
-    mask[2:5, 1:4] = 1
-    compressed = rle_codec.encode(np.asfortranarray(mask))
-    text = {"size": compressed["size"], "counts": compressed["counts"].decode()}
-    runs = np.flatnonzero(np.diff(mask.flatten(order="F"), prepend=0, append=0))
-    counts = np.diff(np.concatenate(([0], runs, [mask.size]))).tolist()
-    polygon = [[1, 2, 4, 2, 4, 5, 1, 5]]
-    for segmentation in (compressed, text, {"size": [8, 6], "counts": counts}, polygon):
-        np.testing.assert_array_equal(decode_segmentation(segmentation, 8, 6), mask.astype(bool))
-    assert not decode_segmentation(None, 8, 6).any()
-    assert not decode_segmentation([], 8, 6).any()
 
 
 def test_boxes_are_tight():

@@ -36,17 +36,6 @@ class ClipError(ValueError):
     """A frame or a mask that cannot be read."""
 
 
-def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
-    """A YouTube-VIS segmentation (RLE with string or list counts, polygons, or None) as a `(H, W)` bool mask."""
-    if not segmentation:
-        return np.zeros((height, width), dtype=bool)
-    if isinstance(segmentation, list):
-        segmentation = rle_codec.merge(rle_codec.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        segmentation = rle_codec.frPyObjects(segmentation, height, width)
-    return rle_codec.decode(segmentation).astype(bool)
-
-
 def masks_to_boxes(masks: torch.Tensor) -> torch.Tensor:
     """Tight boxes cx cy w h in `[0, 1]` of masks `(..., H, W)` bool: `(..., 4)`, zeros for empty masks."""
     H, W = masks.shape[-2:]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from transformers.utils import logging
 
-from .video_io import IMAGE_SUFFIXES, _natural_key
+from .video_io import IMAGE_SUFFIXES, natural_key
 
 logger = logging.get_logger(__name__)
 
@@ -184,7 +184,7 @@ def images_of(folder: Path) -> list[Path]:
         return []
     return sorted(
         (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")),
-        key=_natural_key,
+        key=natural_key,
     )
 
 

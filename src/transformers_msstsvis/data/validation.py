@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from pycocotools import mask as rle_codec
 
-from ..metrics.ytvis_map import MAX_SIDE, _count_pixels, _excerpt, _read_mask
+from ..metrics.ytvis_map import MAX_SIDE, _excerpt, count_pixels, read_mask
 from .formats import IMAGE_ERRORS, Problem, Record, Source, integer, name_of, place_of
 
 _LEFT_OUT = "left out"
@@ -308,7 +308,7 @@ def _read_segmentations(entry: dict[str, Any], video: dict[str, Any], found: _Fi
         # Legal: the official evaluation counts it as an object that is missed.
         found.remark("segmentations is null in every frame; expected a mask in one at least")
         return None if broken else masks
-    areas, totals = _count_pixels([masks[frame]["counts"] for frame in shown])
+    areas, totals = count_pixels([masks[frame]["counts"] for frame in shown])
     pixels = video["height"] * video["width"]
     for frame, area, total in zip(shown, areas.tolist(), totals.tolist(), strict=True):
         if total != pixels:
@@ -323,7 +323,7 @@ def _read_segmentations(entry: dict[str, Any], video: dict[str, Any], found: _Fi
 
 
 def _compressed(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
-    rle = _read_mask(segmentation, height, width)
+    rle = read_mask(segmentation, height, width)
     if rle is None:
         return None
     counts = rle["counts"]

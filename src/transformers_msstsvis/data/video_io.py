@@ -121,7 +121,7 @@ class VideoReader:
                     f"{path} matches no image ({len(matches)} other files): expected a pattern of frames, "
                     f"ending in {', '.join(IMAGE_SUFFIXES)}; read videos one at a time"
                 )
-            return self._open_list(sorted(images, key=_natural_key))
+            return self._open_list(sorted(images, key=natural_key))
         raise FileNotFoundError(f"{path} does not exist: expected a video file, a folder of frames or a glob pattern")
 
     def _folder_images(self, folder: Path) -> list[Path]:
@@ -139,7 +139,7 @@ class VideoReader:
             chosen = max(suffixes, key=lambda suffix: (suffixes[suffix], -IMAGE_SUFFIXES.index(suffix)))
             self._report(f"holds the same frames in several formats; only {chosen} is read")
             images = [path for path in images if path.suffix.lower() == chosen]
-        return sorted(images, key=_natural_key)
+        return sorted(images, key=natural_key)
 
     def _open_container(self, location: str):
         with _open_av(location) as container:
@@ -241,7 +241,7 @@ class VideoReader:
         return lambda: (_to_uint8(frame, scale) for frame in video)
 
 
-def _natural_key(path: Path) -> list[tuple[int, str]]:
+def natural_key(path: Path) -> list[tuple[int, str]]:
     """Numbers inside a path by value: frame2 before frame10."""
     parts = re.split(r"(\d+)", str(path))
     return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in parts]

@@ -77,8 +77,9 @@ class VisSelfAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         dtype = query.dtype
         if query.device.type == "cpu":  # on a CPU, many short sequences cost three times as much in half precision
-            query, key, value = query.float(), key.float(), value.float()
-            attention_mask = None if attention_mask is None else attention_mask.float()
-        with torch.autocast(query.device.type, enabled=False):
+            wide = torch.promote_types(dtype, torch.float32)
+            query, key, value = query.to(wide), key.to(wide), value.to(wide)
+            attention_mask = None if attention_mask is None else attention_mask.to(wide)
+        with torch.autocast("cpu", enabled=False):  # that of other devices stays, and casts the mask
             output, weights = attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling)
         return self.o_proj(output.flatten(2).to(dtype)), weights

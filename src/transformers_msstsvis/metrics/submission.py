@@ -22,7 +22,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .ytvis_map import _count_pixels, _excerpt, read_json
+from .ytvis_map import _excerpt, count_pixels, read_json
 
 RESULTS_NAME = "results.json"
 KEYS = ("video_id", "category_id", "score", "segmentations")
@@ -337,7 +337,7 @@ class _Checker:
             size = size or tuple(mask["size"])
         if not shown:
             return []
-        _, totals = _count_pixels([mask["counts"] for _, mask in shown])
+        _, totals = count_pixels([mask["counts"] for _, mask in shown])
         for (frame, _), total in zip(shown, totals.tolist(), strict=True):
             if total != size[0] * size[1]:
                 return [

@@ -645,13 +645,13 @@ def read_tracks(entries: Sequence[tuple[str, dict[str, Any]]], video: dict[str, 
     for name, entry in entries:
         for frame, segmentation in enumerate(entry["segmentations"]):
             try:
-                masks.append(_read_mask(segmentation, height, width) or empty)
+                masks.append(read_mask(segmentation, height, width) or empty)
             except (ValueError, TypeError, OverflowError, KeyError) as error:
                 raise ValueError(f"{name}, frame {frame}: {error}") from error
 
     counts = [mask["counts"] for mask in masks]
     # In portions that fit the processor's cache.
-    portions = [_count_pixels(counts[start : start + 256]) for start in range(0, len(counts), 256)]
+    portions = [count_pixels(counts[start : start + 256]) for start in range(0, len(counts), 256)]
     areas, totals = (np.concatenate(values) for values in zip(*portions, strict=True))
     # pycocotools never returns from comparing masks whose run lengths have different sums.
     wrong = np.flatnonzero(totals != height * width)
@@ -664,7 +664,7 @@ def read_tracks(entries: Sequence[tuple[str, dict[str, Any]]], video: dict[str, 
     return Tracks(masks, areas.reshape(len(entries), num_frames))
 
 
-def _read_mask(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
+def read_mask(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
     """Polygons, uncompressed or compressed RLE -> compressed RLE; null and `[]` -> `None`."""
     if segmentation is None or (isinstance(segmentation, list) and not segmentation):
         return None
@@ -722,7 +722,7 @@ def _excerpt(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _count_pixels(counts: Sequence[str | bytes]) -> tuple[np.ndarray, np.ndarray]:
+def count_pixels(counts: Sequence[str | bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Foreground pixels and all pixels of compressed RLE masks, each of shape `(len(counts),)`.
 
     COCO's compression writes a number as characters from code 48 on, 5 bits each from the lowest, bit 5 meaning that
@@ -743,7 +743,7 @@ def _count_pixels(counts: Sequence[str | bytes]) -> tuple[np.ndarray, np.ndarray
         or not is_last[np.cumsum(lengths) - 1].all()
         or sizes.max(initial=0) >= _MAX_CHARACTERS
     ):
-        return _count_pixels([string if _COMPRESSED_COUNTS.fullmatch(string) else b"0" for string in strings])
+        return count_pixels([string if _COMPRESSED_COUNTS.fullmatch(string) else b"0" for string in strings])
 
     # All in 32 bits, as in pycocotools: sums that overflow give the same run lengths.
     numbers = ((codes[is_last].view(np.int8) ^ 16) - 16).astype(np.int32)
