@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from transformers import pipeline
 
@@ -34,6 +35,15 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
 specification = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
 script = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(script)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums of several threads differ in the last bit from those of one, and results are compared by their bytes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
