@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Measure a part of the package against its baseline, in turns in one process.
 
-python scripts/benchmark.py op|infer|train|masks|metric [--json FILE] [--plot FILE.png] [--threads N]
+python scripts/benchmark.py op|infer|train|masks|metric|models|stream [--json FILE] [--plot FILE.png] [--threads N]
 
-Ratios are in CPU time of the process, so that they hold on a busy machine, too.
+Ratios are in CPU time of the process, so that they hold on a busy machine, too. `models` and `stream` have no
+baseline: they give seconds and memory.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-PARTS = ("op", "infer", "train", "masks", "metric")
+PARTS = ("op", "infer", "train", "masks", "metric", "models", "stream")
 
 
 def main() -> int:

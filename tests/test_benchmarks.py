@@ -90,3 +90,15 @@ def test_command_line(tmp_path):
     assert content["equal_to_the_byte"] == content["masks"] == 4
     assert content["ratio"]["ours"]["median"] > 0
     assert plot.stat().st_size > 1000
+
+
+def test_models_and_long_videos(published):
+    from benchmarks import models, stream
+
+    sizes = {"frames": 1, "height": 64, "width": 64, "repeats": 1, "threads": None}
+    content = models.run(argparse.Namespace(models=["msstsvis-tiny"], **sizes))["msstsvis-tiny"]
+    assert content["parameters"] > 1e6 and content["frames_per_second"] > 0
+
+    sizes = {"lengths": [3, 5], "height": 64, "width": 64, "max_frames": 3, "threads": None}
+    content = stream.run(argparse.Namespace(**sizes))
+    assert content["5 frames"]["wall_s_per_frame"] > 0 and content["5 frames"]["peak_bytes"] != 0

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from .rle import excerpt
+
 RLE = dict[str, Any]
 
 
@@ -539,7 +541,7 @@ def _normalised_rle(rle: RLE) -> RLE:
     """The same RLE with compressed `counts` as str, given as str, as bytes or as a list of run lengths."""
     if not isinstance(rle, dict) or "size" not in rle or not isinstance(rle.get("counts"), str | bytes | list):
         raise ValueError(
-            f"a mask is {_excerpt(rle)}; expected a COCO RLE {{'size': [height, width], 'counts': str}}: "
+            f"a mask is {excerpt(rle)}; expected a COCO RLE {{'size': [height, width], 'counts': str}}: "
             "use encode_mask for a binary array"
         )
     counts = rle["counts"]
@@ -548,8 +550,3 @@ def _normalised_rle(rle: RLE) -> RLE:
     if isinstance(counts, list):
         counts = coco_mask.frPyObjects(rle, *rle["size"])["counts"]
     return {"size": list(rle["size"]), "counts": counts.decode("ascii")}
-
-
-def _excerpt(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from pycocotools import mask as rle_codec
 
-from ..metrics.ytvis_map import MAX_SIDE, _excerpt, count_pixels, read_mask
+from ..rle import MAX_SIDE, count_pixels, excerpt, read_mask
 from .formats import IMAGE_ERRORS, Problem, Record, Source, integer, name_of, place_of
 
 _LEFT_OUT = "left out"
@@ -30,7 +30,7 @@ def read_categories(source: Source) -> tuple[list[dict[str, Any]], list[Problem]
         identifier = integer(entry.get("id")) if isinstance(entry, dict) else None
         name = entry.get("name") if isinstance(entry, dict) else None
         if identifier is None or not isinstance(name, str) or not name:
-            found.error(f"{where} is {_excerpt(entry)}; expected an object with an integer id and a name")
+            found.error(f"{where} is {excerpt(entry)}; expected an object with an integer id and a name")
             continue
         if identifier in categories:
             found.error(f"{where} is listed twice; expected unique ids")
@@ -196,7 +196,7 @@ class CheckedRows:
     def _video(self, entry: Any, found: "_Findings") -> dict[str, Any] | None:
         """The entry with what the annotations are checked against, or None if there is no telling."""
         if not isinstance(entry, dict):
-            found.error(f"the video is {_excerpt(entry)}; expected an object with id, height, width and file_names")
+            found.error(f"the video is {excerpt(entry)}; expected an object with id, height, width and file_names")
             return None
         identifier = integer(entry.get("id"))
         if identifier is None:
@@ -206,7 +206,7 @@ class CheckedRows:
         self._video_ids.add(identifier)
         names = entry.get("file_names")
         if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-            found.error(f"file_names is {_excerpt(names)}; expected a list with the name of each frame")
+            found.error(f"file_names is {excerpt(names)}; expected a list with the name of each frame")
             return None
         length = entry.get("length", len(names))
         if length != len(names):
@@ -220,7 +220,7 @@ class CheckedRows:
 
     def _annotation(self, entry: Any, video: dict[str, Any], found: "_Findings") -> dict[str, Any] | None:
         if not isinstance(entry, dict):
-            found.error(f"the annotation is {_excerpt(entry)}; expected an object")
+            found.error(f"the annotation is {excerpt(entry)}; expected an object")
             return None
         category_id = integer(entry.get("category_id"))
         if category_id not in self._label:
@@ -287,7 +287,7 @@ def _read_segmentations(entry: dict[str, Any], video: dict[str, Any], found: _Fi
     length, given = video["length"], entry.get("segmentations")
     if not isinstance(given, list):
         found.error(
-            f"segmentations is {_excerpt(given)}; expected a list of a mask or null for each of {length} frames"
+            f"segmentations is {excerpt(given)}; expected a list of a mask or null for each of {length} frames"
         )
         return None
     if len(given) != length:
@@ -336,14 +336,14 @@ def _per_frame(entry: dict[str, Any], key: str, length: int, is_valid, found: _F
     if values is None:
         return None
     if not isinstance(values, list) or len(values) != length:
-        given = f"has {len(values)} entries" if isinstance(values, list) else f"is {_excerpt(values)}"
+        given = f"has {len(values)} entries" if isinstance(values, list) else f"is {excerpt(values)}"
         found.error(f"{key} {given}; expected {length}, one for each frame of the video", remedy)
         return None
     values = [None if value == [] else value for value in values]
     wrong = next((frame for frame, value in enumerate(values) if value is not None and not is_valid(value)), None)
     if wrong is not None:
         expected = {"bboxes": "x, y, width and height", "areas": "a number", "occlusion": "a string"}[key]
-        found.error(f"{key} has {_excerpt(values[wrong])}; expected {expected}, or null", remedy, str(wrong))
+        found.error(f"{key} has {excerpt(values[wrong])}; expected {expected}, or null", remedy, str(wrong))
         return None
     return values
 

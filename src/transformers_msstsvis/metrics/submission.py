@@ -22,7 +22,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .ytvis_map import _excerpt, count_pixels, read_json
+from ..rle import count_pixels, excerpt
+from .ytvis_map import read_json
 
 RESULTS_NAME = "results.json"
 KEYS = ("video_id", "category_id", "score", "segmentations")
@@ -360,7 +361,7 @@ def _mask_problem(mask: Any, size: tuple[int, int] | None) -> str | None:
     valid = isinstance(given, list) and len(given) == 2 and all(type(side) is int and side > 0 for side in given)
     if not valid or (size is not None and tuple(given) != size):
         expected = "[height, width]" + ("" if size is None else f" = {list(size)} as in the rest of the video")
-        return f"the mask has size {_excerpt(given)}; expected {expected}: resize it before encoding"
+        return f"the mask has size {excerpt(given)}; expected {expected}: resize it before encoding"
     return None
 
 
