@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from filelock import Timeout as FileLockTimeout
+from transformers.utils.logging import tqdm
 
 COMPILE_SECONDS = 600
 
@@ -53,7 +54,10 @@ def build(source: Path, capabilities: Sequence[tuple[int, int]] = ()) -> Path:
         library.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(library.with_suffix(".lock"), timeout=COMPILE_SECONDS):
             if not library.is_file():
-                _compile(source, command, library)
+                # Half a minute with nvcc: whoever waits for a first result sees what for.
+                with tqdm(total=1, desc=f"Compiling {source.name} for this machine, once", leave=False) as progress:
+                    _compile(source, command, library)
+                    progress.update()
         return library
     except FileLockTimeout as error:
         raise BuildError(f"another process holds {error.lock_file}") from error

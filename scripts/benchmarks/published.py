@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
 
-from transformers_msstsvis.layers import dynamic_mask_head
+from transformers_msstsvis.layers import dynamic_mask_head, linear
 from transformers_msstsvis.layers.deformable_attention import DeformableAttention
 from transformers_msstsvis.layers.frozen_batch_norm import FoldedConv2d
 from transformers_msstsvis.models.msstsvis.modeling_msstsvis import MsstsVisForVideoInstanceSegmentation
@@ -120,6 +120,7 @@ def published(model: MsstsVisForVideoInstanceSegmentation):
                 MsstsVisForVideoInstanceSegmentation, predict_mask_features=mask_memory, dynamic_masks=dynamic_masks
             )
         )
+        stack.enter_context(patch.object(linear, "_onednn_takes", lambda *_: False))
         for parent, name, child in norms:
             setattr(parent, name, _FrozenBatchNorm(child))
         for convolution in convolutions:

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .linear import Linear
+
 
 def eager_attention_forward(
     module: nn.Module,
@@ -47,10 +49,10 @@ class VisSelfAttention(nn.Module):
         self.dropout = dropout
         self.head_dim = hidden_size // num_heads
         self.scaling = self.head_dim**-0.5
-        self.q_proj = nn.Linear(input_size, hidden_size)
-        self.k_proj = nn.Linear(input_size, hidden_size)
-        self.v_proj = nn.Linear(input_size, hidden_size)
-        self.o_proj = nn.Linear(hidden_size, hidden_size)
+        self.q_proj = Linear(input_size, hidden_size)
+        self.k_proj = Linear(input_size, hidden_size)
+        self.v_proj = Linear(input_size, hidden_size)
+        self.o_proj = Linear(hidden_size, hidden_size)
 
     def forward(
         self,

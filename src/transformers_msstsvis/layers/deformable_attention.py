@@ -5,9 +5,9 @@ Letters: N frames, Q queries, S pixels over all L levels, C channels, M heads, P
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ..ops.multi_scale_deformable_attention import multi_scale_deformable_attention
+from .linear import Linear, linear
 
 
 class DeformableAttention(nn.Module):
@@ -24,10 +24,10 @@ class DeformableAttention(nn.Module):
     def __init__(self, d_model: int, num_heads: int, num_levels: int, num_points: int):
         super().__init__()
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
-        self.sampling_offsets = nn.Linear(d_model, num_heads * num_levels * num_points * 2)
-        self.attention_weights = nn.Linear(d_model, num_heads * num_levels * num_points)
-        self.value_proj = nn.Linear(d_model, d_model)
-        self.output_proj = nn.Linear(d_model, d_model)
+        self.sampling_offsets = Linear(d_model, num_heads * num_levels * num_points * 2)
+        self.attention_weights = Linear(d_model, num_heads * num_levels * num_points)
+        self.value_proj = Linear(d_model, d_model)
+        self.output_proj = Linear(d_model, d_model)
 
     def sample(
         self,
@@ -70,13 +70,13 @@ class DeformableAttention(nn.Module):
         Learned offsets `(N, Q, M * L * P * 2)`: in pixels of each level for centres, in half boxes over P for boxes.
         Their unit is multiplied into the weights, because a division of the result costs as much as the layer.
         """
-        linear = self.sampling_offsets
+        layer = self.sampling_offsets
         if reference_size == 4:
-            scale = linear.weight.new_tensor(0.5 / self.num_points)
+            scale = layer.weight.new_tensor(0.5 / self.num_points)
         else:
-            unit = linear.weight.new_tensor([(1 / width, 1 / height) for height, width in spatial_shapes])  # (L, 2)
+            unit = layer.weight.new_tensor([(1 / width, 1 / height) for height, width in spatial_shapes])  # (L, 2)
             scale = unit[None, :, None].expand(self.num_heads, -1, self.num_points, -1).reshape(-1)
-        return F.linear(query, linear.weight * scale[..., None], linear.bias * scale)
+        return linear(query, layer.weight * scale[..., None], layer.bias * scale)
 
     def forward(self, query, reference_points, features, feature_mask, spatial_shapes) -> torch.Tensor:
         """[`~DeformableAttention.sample`] and the output projection: `(N, Q, C)`."""
