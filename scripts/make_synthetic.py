@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--max-frames", type=int, default=24, help="longest video (default 24)")
     parser.add_argument("--min-objects", type=int, default=1, help="fewest objects in a video (default 1)")
     parser.add_argument("--max-objects", type=int, default=5, help="most objects in a video (default 5)")
+    parser.add_argument("--look-alikes", action="store_true", help="one class and texture a video, closer together")
     parser.add_argument("--image-format", choices=["jpg", "png"], default="jpg", help="png is lossless (default jpg)")
     parser.add_argument("--workers", type=int, default=0, help="extra processes (default 0); don't change the result")
     parser.add_argument("--overwrite", action="store_true", help="replace videos of the same name in --output")
@@ -36,6 +37,7 @@ def main() -> None:
             max_frames=args.max_frames,
             min_objects=args.min_objects,
             max_objects=args.max_objects,
+            look_alikes=args.look_alikes,
             image_format=args.image_format,
             num_workers=args.workers,
             overwrite=args.overwrite,

@@ -4,6 +4,7 @@
     python scripts/train.py --config scripts/configs/synthetic-cpu-1.json --dataset annotations.json --output_dir out
     python scripts/train.py --model DIR --dataset train.json --output_dir out --eval_dataset valid.json \
         --eval_strategy steps --save_strategy steps --load_best_model_at_end --metric_for_best_model AP
+    python scripts/train.py --stills instances.json --stills_dir images --output_dir out      on clips made of images
     python scripts/train.py ... --resume_from_checkpoint last      goes on where a run was stopped
 
 Every argument of transformers' TrainingArguments is a flag as well; flags override the recipe given with --config.
@@ -29,7 +30,9 @@ from transformers_msstsvis.training import VisTrainer, load_for_training
 
 @dataclass
 class Arguments:
-    dataset: str = field(metadata={"help": "Annotation file with the training videos."})
+    dataset: str | None = field(
+        default=None, metadata={"help": "Annotation file with the training videos; not needed with --stills."}
+    )
     frames_dir: str | None = field(
         default=None, metadata={"help": "Folder of the frames; found around the annotation file if unset."}
     )
@@ -38,6 +41,9 @@ class Arguments:
     )
     eval_frames_dir: str | None = field(default=None, metadata={"help": "Folder of their frames."})
     eval_max_frames: int = field(default=36, metadata={"help": "Longest clip that the model sees in evaluation."})
+    eval_top_k: int = field(
+        default=10, metadata={"help": "Results per video in evaluation; more for videos of many instances."}
+    )
     num_samples: int = field(default=4, metadata={"help": "Videos to draw at each evaluation."})
     model: str | None = field(default=None, metadata={"help": "Checkpoint to start from; from scratch when left out."})
     model_config: str | None = field(
@@ -66,7 +72,8 @@ class Arguments:
     )
     on_error: str = field(default="raise", metadata={"help": "skip: replace clips that can't be read by others."})
     stills: str | None = field(
-        default=None, metadata={"help": "Annotation file of single images, such as COCO's, to make more clips of."}
+        default=None,
+        metadata={"help": "Annotation file of single images, such as COCO's, to make clips of, alone or with videos."},
     )
     stills_dir: str | None = field(default=None, metadata={"help": "Folder of the single images."})
     stills_share: float | None = field(
@@ -85,6 +92,16 @@ class Arguments:
         default=0.0, metadata={"help": "Weight of the adversarial mask loss, which trains a discriminator as well."}
     )
     discriminator_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the discriminator."})
+    lr_drops: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "When learning rates fall to a tenth, in the place of lr_scheduler_type: steps, or shares of the "
+            "training such as 4/12 10/12."
+        },
+    )
+    ema_decay: float = field(
+        default=0.0, metadata={"help": "Evaluate and save a moving average of the weights, such as 0.999; 0 for none."}
+    )
 
 
 def main() -> int:
@@ -103,7 +120,20 @@ def main() -> int:
     trainer.save_state()
     if arguments.eval_dataset:
         trainer.save_metrics("eval", trainer.evaluate())
+    names = {
+        "dataset": [short_name(path) for path in (arguments.dataset, arguments.stills) if path],
+        "eval_dataset_name": short_name(arguments.eval_dataset or ""),
+    }
+    if training.push_to_hub:
+        trainer.push_to_hub(**names)
+    else:
+        trainer.create_model_card(**names)
     return 0
+
+
+def short_name(path: str) -> str:
+    """A file and its folder, which tell data sets apart."""
+    return "/".join(Path(path).parts[-2:])
 
 
 def make_trainer(arguments: Arguments, training: TrainingArguments) -> VisTrainer:
@@ -132,13 +162,21 @@ def make_trainer(arguments: Arguments, training: TrainingArguments) -> VisTraine
         sampling_lr_scale=arguments.sampling_lr_scale,
         adversarial=arguments.adversarial,
         discriminator_learning_rate=arguments.discriminator_learning_rate,
+        lr_drops=arguments.lr_drops,
+        ema_decay=arguments.ema_decay,
         eval_max_frames=arguments.eval_max_frames,
+        eval_top_k=arguments.eval_top_k,
         num_samples=arguments.num_samples,
     )
 
 
 def make_clips(arguments: Arguments, seed: int) -> Clips:
     """The training clips that the command line asks for."""
+    if not (arguments.dataset or arguments.stills):
+        raise ValueError("there is no training data; expected --dataset with videos, --stills with images, or both")
+    of_both = {name: value for name in ("stills_share", "stills_classes") if (value := getattr(arguments, name))}
+    if of_both and not (arguments.dataset and arguments.stills):
+        raise ValueError(f"{', '.join(of_both)} is for images beside videos; expected --dataset and --stills as well")
     common = {
         "num_frames": arguments.num_frames,
         "flip": arguments.flip,
@@ -152,17 +190,20 @@ def make_clips(arguments: Arguments, seed: int) -> Clips:
         augmentation = ClipAugmentation.from_dict(settings)
         # The frames of a pseudo clip differ in their colours already.
         stills_augmentation = ClipAugmentation.from_dict(settings | {"photometric_probability": 0})
-    videos = VideoClips(
-        arguments.dataset,
-        arguments.frames_dir,
-        sampling=arguments.sampling,
-        stride=arguments.stride,
-        augmentation=augmentation,
-        **common,
-    )
-    if arguments.stills is None:
-        return videos
-    stills = PseudoClips(arguments.stills, arguments.stills_dir, augmentation=stills_augmentation, **common)
+    videos = stills = None
+    if arguments.dataset:
+        videos = VideoClips(
+            arguments.dataset,
+            arguments.frames_dir,
+            sampling=arguments.sampling,
+            stride=arguments.stride,
+            augmentation=augmentation,
+            **common,
+        )
+    if arguments.stills:
+        stills = PseudoClips(arguments.stills, arguments.stills_dir, augmentation=stills_augmentation, **common)
+    if videos is None or stills is None:
+        return stills if videos is None else videos
     share = arguments.stills_share
     return JointClips(
         [videos, stills],

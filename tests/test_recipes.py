@@ -74,10 +74,11 @@ def test_nested_settings_are_valid(path):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_values(script, name, tmp_path):
+    drops = ["2/12", "10/12"] if name == "ytvis2019-r50" else ["4/12", "10/12"]
     arguments, training = parse(script, "--config", str(CONFIGS / f"{name}.yaml"), folder=tmp_path)
     assert (arguments.num_frames, arguments.sampling, arguments.augmentation) == (5, "published", "{}")
     assert (training.learning_rate, training.weight_decay, training.max_grad_norm) == (2e-4, 1e-4, 0.1)
-    assert (arguments.backbone_lr_scale, arguments.sampling_lr_scale) == (0.1, 0.1)
+    assert (arguments.backbone_lr_scale, arguments.sampling_lr_scale, arguments.lr_drops) == (0.1, 0.1, drops)
     assert (training.num_train_epochs, training.per_device_train_batch_size) == (12, 1)
 
 

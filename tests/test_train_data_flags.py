@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.data.vis_rows import rle
 from transformers_msstsvis.data.clips import VideoClips
+from transformers_msstsvis.data.pseudo_clips import PseudoClips
 from transformers_msstsvis.data.sampling import JointClips
 from transformers_msstsvis.data.synthetic import make_synthetic
 
@@ -84,3 +85,29 @@ def test_stills_beside_videos(script, annotations, stills):
     assert len(found) == 5
     assert sum(classes == [star] for classes in found) >= 2  # without the chairs
     assert script.inference_size(arguments, clips)["shortest_edge"] == 64
+
+
+def test_stills_alone_keep_all_their_classes(script, stills):
+    arguments = script.Arguments(stills=str(stills / "stills.json"), stills_dir=str(stills / "images"), num_frames=3)
+    clips = script.make_clips(arguments, seed=0)
+    assert isinstance(clips, PseudoClips)
+    assert clips.id2label == {0: "asterisk", 1: "chair"}
+    assert [clips[index]["frames"].shape for index in range(len(clips))] == [(3, 3, 40, 60)] * 2
+    assert clips[0]["labels"]["class_labels"].tolist() == [0, 1]
+    assert script.inference_size(arguments, clips) == {"shortest_edge": 40, "longest_edge": 71}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({}, "there is no training data; expected --dataset with videos, --stills with images, or both"),
+        (
+            {"stills": "stills.json", "stills_share": 0.5},
+            "stills_share is for images beside videos; expected",
+        ),
+        ({"dataset": "train.json", "stills_classes": "{}"}, "stills_classes is for images beside videos"),
+    ],
+)
+def test_flags_that_do_not_go_together(script, flags, message):
+    with pytest.raises(ValueError, match=message):
+        script.make_clips(script.Arguments(**flags), seed=0)

@@ -73,6 +73,12 @@ def test_official_numbers_and_pictures(annotations, videos, tmp_path):
     assert not np.array_equal(sheet[:, :96], plain)
 
 
+def test_results_per_video(videos, tmp_path):
+    assert max(len(video["annotations"]) for video in videos) == 2
+    one, ten = (bundled(tmp_path, videos, eval_top_k=top_k, num_samples=0).evaluate() for top_k in (1, 10))
+    assert one["eval_AR10"] < ten["eval_AR10"]
+
+
 def test_several_sets_and_clips_of_one(videos, tmp_path):
     run = bundled(tmp_path, {"valid": VideoClips(videos), "first": videos.select([0])}, num_samples=1)
     metrics = run.evaluate()

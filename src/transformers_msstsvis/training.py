@@ -4,14 +4,21 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, PreTrainedModel, Trainer, get_scheduler
+from safetensors.torch import load_model, save_model
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import AutoConfig, PreTrainedModel, Trainer, TrainerCallback, get_scheduler
 from transformers.models.auto import CONFIG_MAPPING
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SchedulerType, speed_metrics
@@ -19,6 +26,7 @@ from transformers.utils import logging
 
 from .data.sampling import EpochCallback
 from .losses.discriminator import Adversary, foregrounds
+from .model_card import Evaluation, is_hub_name, model_card, training_facts, write_card
 from .models.auto import AutoModelForVideoInstanceSegmentation
 
 if TYPE_CHECKING:
@@ -30,6 +38,7 @@ SLOW_MODULES = ("sampling_offsets", "reference_points")
 SAMPLE_THRESHOLD = 0.3
 SAMPLE_FRAMES = 4
 SAMPLE_WIDTH = 1600  # pixels of a drawn sample, at most
+TRAINED_WEIGHTS_NAME = "trained_weights.safetensors"
 
 
 class VisTrainer(Trainer):
@@ -50,7 +59,14 @@ class VisTrainer(Trainer):
             discriminator ([`PatchDiscriminator`]); 0, the default, goes without. The discriminator is saved with every
             checkpoint and is no part of the model.
         discriminator_learning_rate: of the discriminator, with the schedule of the model.
+        lr_drops: when all learning rates fall to a tenth, in the place of `lr_scheduler_type` and after
+            `warmup_steps`: numbers of steps or, below 1, shares of the training, `"4/12"` being after the fourth of
+            twelve epochs. Published: `["4/12", "10/12"]`, and `["2/12", "10/12"]` on YouTube-VIS alone.
+        ema_decay: keep an exponential moving average of the weights, such as 0.999; 0, the default, goes without. It
+            is the average that is evaluated and saved, also in `model.safetensors` of checkpoints, and that the model
+            has after training; the weights that were trained lie beside it in checkpoints, to resume from.
         eval_max_frames: longest clip that the model sees at once in evaluation.
+        eval_top_k: results per video in evaluation, 10 as published; with more instances in a video more are needed.
         num_samples: videos to draw at each evaluation, into `samples/step-N` in the output folder and, where it is in
             use, TensorBoard.
         args, kwargs: of [`~transformers.Trainer`]. `eval_dataset` is a data set of [`load_vis_dataset`], or
@@ -60,7 +76,8 @@ class VisTrainer(Trainer):
 
     Raises:
         ValueError: when the classes of the model are not those of the data set for evaluation, its frames are
-            embedded, or there is no `processing_class` for it.
+            embedded, or there is no `processing_class` for it; for `lr_drops` that are no positive numbers; for an
+            `ema_decay` that is not in `[0, 1)`, or one together with FSDP or DeepSpeed, which split the weights.
         FloatingPointError: in training, when a loss is not finite.
     """
 
@@ -71,12 +88,20 @@ class VisTrainer(Trainer):
         sampling_lr_scale: float = 0.1,
         adversarial: float = 0.0,
         discriminator_learning_rate: float = 1e-4,
+        lr_drops: Sequence[float | str] = (),
+        ema_decay: float = 0.0,
         eval_max_frames: int = 36,
+        eval_top_k: int = 10,
         num_samples: int = 4,
         **kwargs,
     ):
         self.backbone_lr_scale, self.sampling_lr_scale = backbone_lr_scale, sampling_lr_scale
-        self.adversarial, self.eval_max_frames, self.num_samples = adversarial, eval_max_frames, num_samples
+        self.adversarial, self.lr_drops, self.ema_decay = adversarial, read_drops(lr_drops), ema_decay
+        self.eval_max_frames, self.eval_top_k, self.num_samples = eval_max_frames, eval_top_k, num_samples
+        self.averaged: AveragedModel | None = None  # in training only
+        self._evaluations: dict[str, Evaluation] = {}  # the last one by its prefix
+        self._best_step: int | None = None  # of the weights, if they are those of the best checkpoint
+        self.cost: str | None = None  # of the training
         self._term_sums: dict[str, torch.Tensor] = {}
         self._term_steps = 0
         super().__init__(*args, **kwargs)
@@ -89,6 +114,9 @@ class VisTrainer(Trainer):
         if adversarial:
             channels = self.model.config.d_model
             self.adversary = Adversary(channels, discriminator_learning_rate, self.args.seed, self.args.device)
+        if ema_decay:
+            self._check_averaging()
+            self.add_callback(AveragingCallback(self))
         datasets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
         for dataset in map(annotated_videos, datasets.values()):
             if dataset is not None:
@@ -131,17 +159,21 @@ class VisTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """One for the model and, of the same kind, one for the discriminator, constant if it depends on a metric."""
+        warmup_steps = self.args.get_warmup_steps(num_training_steps)
+        drops = sorted(round(drop * num_training_steps if drop < 1 else drop) for drop in self.lr_drops)
         if self.adversary is not None:
             kind, settings = self.args.lr_scheduler_type, self.args.lr_scheduler_kwargs
             if kind in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):
                 kind, settings = SchedulerType.CONSTANT, None
-            self.adversary.scheduler = get_scheduler(
-                kind,
-                self.adversary.optimizer,
-                self.args.get_warmup_steps(num_training_steps),
-                num_training_steps,
-                scheduler_specific_kwargs=settings,
+            optimizer_of_adversary = self.adversary.optimizer
+            self.adversary.scheduler = (
+                step_schedule(optimizer_of_adversary, drops, warmup_steps)
+                if drops
+                else get_scheduler(kind, optimizer_of_adversary, warmup_steps, num_training_steps, settings)
             )
+        if drops and self.lr_scheduler is None:
+            self.lr_scheduler = step_schedule(optimizer or self.optimizer, drops, warmup_steps)
+            self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -198,6 +230,39 @@ class VisTrainer(Trainer):
             self._term_sums, self._term_steps = {}, 0
         super().log(logs, *args, **kwargs)
 
+    # ---------------------------------------------------------------------------------------------------- averaging
+
+    def _check_averaging(self) -> None:
+        if not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}; expected a number from 0, for none, to below 1")
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            kind = "FSDP" if self.is_fsdp_enabled else "DeepSpeed"
+            raise ValueError(
+                f"ema_decay is {self.ema_decay} with {kind}, whose processes hold parts of the weights; expected one "
+                f"process, or several with DDP: leave ema_decay out, or start the processes without {kind}"
+            )
+
+    def update_average(self) -> None:
+        """Take the weights as they are into their average."""
+        if self.averaged is None:
+            # Statistics of batch norms are averaged like the weights that they belong to.
+            average = get_ema_multi_avg_fn(self.ema_decay)
+            self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self.averaged.update_parameters(self.model)
+
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """The model with the average, where there is one, in the place of the weights in training."""
+        if self.averaged is None:
+            yield
+            return
+        trained = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.averaged.module.state_dict())
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(trained)
+
     # -------------------------------------------------------------------------------------------------- checkpoints
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
@@ -215,7 +280,14 @@ class VisTrainer(Trainer):
                     f"{folder} has no complete checkpoint to resume from; expected a folder "
                     f"{PREFIX_CHECKPOINT_DIR}-N: check output_dir, or train from the start"
                 )
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        self.averaged, self._best_step, self._evaluations = None, None, {}
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        if self.averaged is not None:
+            self.model.load_state_dict(self.averaged.module.state_dict())
+            self.averaged = None
+        steps = self.state.global_step - self._initial_global_step
+        self.cost = f"{output.metrics['train_runtime'] / 60:.1f} minutes for {steps} steps"
+        return output
 
     def _save_checkpoint(self, model, trial):
         # The state of the Trainer is written last, so a folder that has it is complete.
@@ -233,8 +305,30 @@ class VisTrainer(Trainer):
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()  # each process has its own, and all belong to a complete checkpoint
 
+    def save_model(self, *args, **kwargs):
+        """Save the model, with the averaged weights where there are such."""
+        with self._averaged_weights():
+            super().save_model(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        trained = Path(resume_from_checkpoint, TRAINED_WEIGHTS_NAME)
+        if trained.is_file():
+            if self.ema_decay:
+                self.update_average()
+            load_model(self.model, trained)
+        elif self.ema_decay:
+            logger.warning(f"{resume_from_checkpoint} has no {TRAINED_WEIGHTS_NAME}: the average starts anew.")
+
+    def _load_best_model(self):
+        super()._load_best_model()
+        self.averaged = None  # the best checkpoint has its own average
+        self._best_step = self.state.best_global_step
+
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)
+        if self.averaged is not None and self.args.should_save:
+            save_model(self.model, str(Path(output_dir, TRAINED_WEIGHTS_NAME)))
         if self.adversary is not None and self.args.should_save:
             self.adversary.save(output_dir)
 
@@ -251,17 +345,29 @@ class VisTrainer(Trainer):
         so on, in `[0, 1]`, -1 where there is no such ground truth. Every process takes its share of the videos, and of
         a measured video no mask is kept. A video that cannot be read counts as missed, with a warning.
         """
+        from .data.loading import categories_of
+
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(dataset, str) and isinstance(self.eval_dataset, dict):
             dataset = self.eval_dataset[dataset]
         videos = annotated_videos(dataset)
         if videos is None:
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            with self._averaged_weights():
+                return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
         self._memory_tracker.start()
         start = time.time()
         self._check_evaluation(videos)
-        numbers = self._measure(videos, metric_key_prefix)
+        with self._averaged_weights():
+            numbers = self._measure(videos, metric_key_prefix)
+        self._evaluations[metric_key_prefix] = Evaluation(
+            dataset=metric_key_prefix.removeprefix("eval").lstrip("_"),
+            num_videos=len(videos),
+            step=self.step_of_weights,
+            top_k=self.eval_top_k,
+            numbers=numbers,
+            categories={category["id"]: category["name"] for category in categories_of(videos)},
+        )
         metrics = {f"{metric_key_prefix}_{name}": v for name, v in numbers.items() if isinstance(v, float)}
         metrics |= speed_metrics(metric_key_prefix, start, num_samples=len(videos))
         self.log(metrics)
@@ -308,7 +414,11 @@ class VisTrainer(Trainer):
         metric = YtvisMeanAveragePrecision()
         with progress_bars(not self.args.disable_tqdm and self.is_local_process_zero()):
             results = predict_dataset(
-                segmenter, {"videos": listed, "categories": categories}, "", max_frames=self.eval_max_frames
+                segmenter,
+                {"videos": listed, "categories": categories},
+                "",
+                top_k=self.eval_top_k,
+                max_frames=self.eval_max_frames,
             )
             for position, (row, predictions) in enumerate(zip(share, results, strict=True)):
                 video, annotations = ytvis_entries(row)
@@ -338,6 +448,102 @@ class VisTrainer(Trainer):
         except Exception as error:
             # A picture is not worth a training run.
             logger.warning(f"video {video['id']} is not drawn: {error}")
+
+    # --------------------------------------------------------------------------------------------------------- card
+
+    @property
+    def step_of_weights(self) -> int:
+        """Steps of training behind the weights that the model has."""
+        return self.state.global_step if self._best_step is None else self._best_step
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+        eval_dataset_name: str | None = None,
+    ) -> None:
+        """
+        Write `README.md` into the output folder: what evaluations measured with the weights that the model has now, in
+        tables and for the Hub, and how it was trained. Nothing else; the license is yours to say. One that was edited
+        is left alone.
+
+        Args:
+            language, license, tags, model_name, finetuned_from, dataset_tags, dataset: as in every Trainer; license
+                and tags of an earlier card are kept.
+            tasks, dataset_args: not used.
+            eval_dataset_name: what to call the videos of an evaluation that has no name of its own.
+        """
+        if not self.is_world_process_zero():
+            return
+        config = self.model.config
+        source = finetuned_from or getattr(config, "_name_or_path", "")
+        tags, dataset_tags, dataset = (
+            [given] if isinstance(given, str) else given for given in (tags, dataset_tags, dataset)
+        )
+        evaluations = [
+            replace(evaluation, dataset=evaluation.dataset or eval_dataset_name or "evaluation")
+            for evaluation in self._evaluations.values()
+            if evaluation.step == self.step_of_weights
+        ]
+        card = model_card(
+            model_name or Path(self.args.output_dir).name or config.model_type,
+            config.model_type,
+            self.model.num_parameters(),
+            [config.id2label[label] for label in sorted(config.id2label)],
+            training_facts(self, source, dataset or dataset_tags or []),
+            evaluations,
+            language=language,
+            license=license,
+            tags=tags,
+            base_model=source if is_hub_name(source) else None,
+            datasets=dataset_tags,
+        )
+        write_card(card, Path(self.args.output_dir, "README.md"))
+
+
+class AveragingCallback(TrainerCallback):
+    """Averages the weights of a [`VisTrainer`] after every step."""
+
+    def __init__(self, trainer: VisTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.update_average()
+
+
+def read_drops(drops: Sequence[float | str]) -> list[Fraction]:
+    """
+    Numbers of steps, or shares of the training below 1.
+
+    Raises:
+        ValueError: for what is no positive number.
+    """
+    try:
+        numbers = [Fraction(drop) for drop in drops]
+    except (ValueError, ZeroDivisionError):
+        numbers = [Fraction(0)]
+    if any(number <= 0 for number in numbers):
+        raise ValueError(
+            f'lr_drops is {list(drops)}; expected steps such as 6000, or shares of the training such as "4/12" or 0.25'
+        )
+    return numbers
+
+
+def step_schedule(optimizer: torch.optim.Optimizer, drops: list[int], warmup_steps: int) -> LambdaLR:
+    """Learning rates that rise from 0 in `warmup_steps` and fall to a tenth after each of `drops`, ascending steps."""
+    return LambdaLR(optimizer, partial(_step_factor, drops=drops, warmup_steps=warmup_steps))
+
+
+def _step_factor(step: int, drops: list[int], warmup_steps: int) -> float:
+    rise = step / warmup_steps if step < warmup_steps else 1.0
+    return rise * 0.1 ** bisect_right(drops, step)
 
 
 @contextmanager

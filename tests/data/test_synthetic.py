@@ -1,3 +1,4 @@
+import itertools
 import json
 import subprocess
 import sys
@@ -230,6 +231,61 @@ def test_objects_stand_out_from_the_background(videos):
     assert np.quantile(distances, 0.1) > 40
 
 
+def test_videos_of_a_seed_are_those_of_earlier_versions():
+    expected = [
+        ([4, 1, 7, 5], [3265, 1351, 2795, 708], [93.72, 30.23, 149.92]),
+        ([0, 4, 2], [2809, 2597, 2151], [66.95, 194.63, 161.42]),
+        ([3, 7], [899, 1525], [57.11, 98.86, 104.34]),
+    ]
+    for seed, (labels, areas, colour) in enumerate(expected):
+        video = synthetic_video(seed, **SMALL)
+        assert video.labels.tolist() == labels
+        np.testing.assert_allclose(video.masks.sum(axis=(1, 2, 3)), areas, atol=2)
+        np.testing.assert_allclose(video.frames.mean(axis=(0, 1, 2)), colour, atol=0.1)
+
+
+@pytest.fixture(scope="module")
+def crowds():
+    """Full videos of the same seeds, without and with look-alikes."""
+    full = {**SMALL, "min_objects": 4, "max_objects": 4}
+    seeds = [video_seed(3, index) for index in range(40)]
+    return [[synthetic_video(seed, **full, look_alikes=alike) for seed in seeds] for alike in (False, True)]
+
+
+def test_look_alikes_share_class_and_colour(crowds):
+    def colour_difference(video):
+        colours = np.stack([video.frames[masks].mean(axis=0) for masks in video.masks])
+        return np.linalg.norm(colours - colours.mean(axis=0), axis=1).mean()
+
+    others, alike = crowds
+    assert all(len(set(video.labels.tolist())) == 1 for video in alike)
+    assert len({video.labels[0] for video in alike}) == len(CLASSES)
+    assert np.mean([colour_difference(video) for video in alike]) < 20
+    assert np.mean([colour_difference(video) for video in others]) > 60
+
+
+def test_look_alikes_are_closer_together(crowds):
+    def gap(video):
+        """Mean distance between centres of objects in the middle frame."""
+        shown = [np.argwhere(mask).mean(axis=0) for mask in video.masks[:, len(video.frames) // 2] if mask.any()]
+        pairs = itertools.combinations(shown, 2)
+        return np.mean([np.linalg.norm(one - other) for one, other in pairs]) if len(shown) > 1 else np.nan
+
+    others, alike = (np.nanmean([gap(video) for video in videos]) for videos in crowds)
+    assert alike < 0.9 * others
+
+
+def test_sets_of_look_alikes_are_reproducible_and_say_so(tmp_path):
+    for name, workers in (("alone", 0), ("workers", 2)):
+        make_synthetic(tmp_path / name, 5, 2, num_workers=workers, look_alikes=True, **SMALL)
+    make_synthetic(tmp_path / "others", 5, 2, **SMALL)
+    assert all_bytes(tmp_path / "alone") == all_bytes(tmp_path / "workers")
+    alike, others = (json.loads((tmp_path / n / "annotations.json").read_text()) for n in ("alone", "others"))
+    assert alike["info"] == {**others["info"], "look_alikes": True}
+    for video in alike["videos"]:
+        assert len({a["category_id"] for a in alike["annotations"] if a["video_id"] == video["id"]}) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -294,8 +350,10 @@ def test_many_objects_in_a_single_small_frame_are_all_seen():
 def test_script(tmp_path):
     script = Path(__file__).parents[2] / "scripts" / "make_synthetic.py"
     command = [sys.executable, str(script), "--output", str(tmp_path / "out"), "--videos", "2", "--height", "64"]
+    command.append("--look-alikes")
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("wrote 2 videos (")
+    assert json.loads((tmp_path / "out" / "annotations.json").read_text())["info"]["look_alikes"] is True
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 2
     assert "not empty" in refused.stderr

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -41,6 +41,7 @@ _BASE_RADIUS = 0.14  # of the shorter side
 _SHAPE_EXTENT = 1.25  # no shape reaches further from its centre, in radii
 _TEXTURE_SIZE = 80  # texels over 2 * _SHAPE_EXTENT radii
 _MIN_COLOUR_DISTANCE = 75.0  # between the mean colours of an object and the background, RGB in 0..255
+_LOOK_ALIKE_SPREAD = 0.25  # of the room that objects are spread over otherwise: close ones hide each other
 _MARGIN = 0.15  # of the frame size: room for the background to pan, on every side
 
 
@@ -260,7 +261,7 @@ class _Track:
     half_height: np.ndarray
 
 
-def _sample_track(rng: np.random.Generator, length: int, height: int, width: int) -> _Track:
+def _sample_track(rng: np.random.Generator, length: int, height: int, width: int, spread: float = 1.0) -> _Track:
     time = np.arange(length, dtype=np.float64)
     # In log2: the scale stays in 0.5..2 and the aspect in 0.7..1.4.
     scale = rng.uniform(-0.5, 0.5) + _wave(rng, time, rng.uniform(0, 0.5))
@@ -280,7 +281,7 @@ def _sample_track(rng: np.random.Generator, length: int, height: int, width: int
     # The centre keeps to the inner part of the frame: a path that is too long is shortened, then placed where it fits.
     path *= np.minimum(1, 0.36 / np.maximum(np.abs(path).max(axis=1, keepdims=True), 1e-9))
     room = 0.4 - np.abs(path).max(axis=1, keepdims=True)
-    centre = (0.5 + rng.uniform(-1, 1, (2, 1)) * room + path) * size
+    centre = (0.5 + rng.uniform(-1, 1, (2, 1)) * room * spread + path) * size
 
     absence = _absence(rng, length)
     if absence is not None:
@@ -371,6 +372,7 @@ def synthetic_video(
     max_frames: int = 24,
     min_objects: int = 1,
     max_objects: int = 5,
+    look_alikes: bool = False,
 ) -> SyntheticVideo:
     """Makes one synthetic video in memory.
 
@@ -382,6 +384,8 @@ def synthetic_video(
         min_frames, max_frames: range of the video's length, both included. Objects leave the frame only in videos of
             8 frames or more.
         min_objects, max_objects: range of the number of objects, both included, at most 12.
+        look_alikes: give the objects of the video one class and one texture, and keep them close together, so that
+            they are told apart by where they were before; orientations, sizes and proportions still differ.
 
     Returns:
         The frames `(T, H, W, 3)`, masks `(n, T, H, W)` and labels `(n,)` as a [`SyntheticVideo`].
@@ -397,7 +401,10 @@ def synthetic_video(
     # A scene in which an object is never seen is drawn anew: rare, and decided by the seed like all the rest.
     visible = False
     while not visible:
-        tracks = [_sample_track(rng, length, height, width) for _ in range(count)]
+        spread = _LOOK_ALIKE_SPREAD if look_alikes else 1.0
+        tracks = [_sample_track(rng, length, height, width, spread) for _ in range(count)]
+        if look_alikes:
+            tracks = [replace(track, label=tracks[0].label) for track in tracks]
         patches = [[_rasterise(track, frame, height, width) for frame in range(length)] for track in tracks]
         masks = _visible_masks(patches, height, width)
         visible = masks.any(axis=(1, 2, 3)).all()
@@ -411,8 +418,9 @@ def synthetic_video(
     pan_x = np.rint(margin_x * (1 + _wave(rng, time / 3, rng.uniform(0, 1)))).astype(int)
     frames = np.stack([canvas[y : y + height, x : x + width] for y, x in zip(pan_y, pan_x, strict=True)])
 
-    for object_patches in patches:
-        texture, rim = _object_texture(rng, mean), np.float32(rng.uniform(-60, 60))
+    for index, object_patches in enumerate(patches):
+        if index == 0 or not look_alikes:
+            texture, rim = _object_texture(rng, mean), np.float32(rng.uniform(-60, 60))
         for frame, patch in enumerate(object_patches):
             if patch is not None:
                 _paint(frames[frame], patch, texture, rim)
@@ -433,6 +441,7 @@ def make_synthetic(
     max_frames: int = 24,
     min_objects: int = 1,
     max_objects: int = 5,
+    look_alikes: bool = False,
     image_format: str = "jpg",
     num_workers: int = 0,
     overwrite: bool = False,
@@ -448,7 +457,7 @@ def make_synthetic(
         output: folder to write to, made if needed; must be empty unless `overwrite`.
         seed: non-negative seed of the set.
         num_videos: number of videos, at least 1.
-        height, width, min_frames, max_frames, min_objects, max_objects: as in [`synthetic_video`].
+        height, width, min_frames, max_frames, min_objects, max_objects, look_alikes: as in [`synthetic_video`].
         image_format: `"jpg"` (quality 95), or `"png"`, which keeps every pixel exactly.
         num_workers: processes that make the videos; 0 makes them in this one. The result is the same.
         overwrite: replace the videos of the same name and the annotations in `output`; other files there are kept.
@@ -485,6 +494,8 @@ def make_synthetic(
         "min_objects": min_objects,
         "max_objects": max_objects,
     }
+    if look_alikes:
+        sizes["look_alikes"] = True
     write = partial(_write_video, output=output, seed=seed, image_format=image_format, sizes=sizes)
     bar = partial(tqdm, total=num_videos, unit="video", disable=not progress)
     if num_workers == 0:
