@@ -209,9 +209,7 @@ def _choose(device: str) -> str:
     choice = os.environ.get("MSSTSVIS_KERNELS") or "auto"
     if choice not in KERNEL_CHOICES:
         raise ValueError(f"MSSTSVIS_KERNELS is {choice!r}; expected one of {', '.join(KERNEL_CHOICES)}")
-    if device not in ("cpu", "cuda") or choice not in ("auto", device):
-        return "reference"
-    if _load_kernel(device):
+    if device in ("cpu", "cuda") and choice in ("auto", device) and _load_kernel(device):
         return "kernel"
     return "embedding_bag" if device == "cpu" else "reference"
 
