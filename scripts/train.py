@@ -70,7 +70,10 @@ class Arguments:
             "shortest_edge."
         },
     )
-    on_error: str = field(default="raise", metadata={"help": "skip: replace clips that can't be read by others."})
+    on_error: str = field(
+        default="raise",
+        metadata={"help": "skip: leave out annotations with errors, replace clips that can't be read by others."},
+    )
     stills: str | None = field(
         default=None,
         metadata={"help": "Annotation file of single images, such as COCO's, to make clips of, alone or with videos."},
@@ -150,7 +153,9 @@ def make_trainer(arguments: Arguments, training: TrainingArguments) -> VisTraine
     if arguments.pretrained_backbone:
         model.model.backbone.load_pretrained(arguments.pretrained_backbone)
     processor = MsstsVisVideoProcessor(size=inference_size(arguments, clips))
-    videos = load_vis_dataset(arguments.eval_dataset, arguments.eval_frames_dir) if arguments.eval_dataset else None
+    videos = None
+    if arguments.eval_dataset:
+        videos = load_vis_dataset(arguments.eval_dataset, arguments.eval_frames_dir, on_error=arguments.on_error)
     return VisTrainer(
         model=model,
         args=training,

@@ -8,12 +8,14 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import TrainingArguments
 
 from tests.data.vis_rows import rle
 from transformers_msstsvis.data.clips import VideoClips
 from transformers_msstsvis.data.pseudo_clips import PseudoClips
 from transformers_msstsvis.data.sampling import JointClips
 from transformers_msstsvis.data.synthetic import make_synthetic
+from transformers_msstsvis.pipelines import SAMPLE_MODEL
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +113,24 @@ def test_stills_alone_keep_all_their_classes(script, stills):
 def test_flags_that_do_not_go_together(script, flags, message):
     with pytest.raises(ValueError, match=message):
         script.make_clips(script.Arguments(**flags), seed=0)
+
+
+def test_what_is_skipped_in_training_is_skipped_in_evaluation(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "judo"
+    folder.mkdir()
+    for frame in range(3):
+        Image.new("RGB", (60, 40)).save(folder / f"{frame}.jpg")
+        mask = np.zeros((40, 60 - (frame == 1)), np.uint8)  # one is too narrow
+        mask[10:30, 20:40] = 1
+        Image.fromarray(mask).save(folder / f"{frame}.png")
+    arguments = script.Arguments(
+        str(folder), eval_dataset=str(folder), model=str(SAMPLE_MODEL), num_frames=2, on_error="skip"
+    )
+    training = TrainingArguments(str(tmp_path / "out"), use_cpu=True, report_to="none")
+    trainer = script.make_trainer(arguments, training)
+    assert trainer.train_dataset.dataset["length"] == [2]
+    assert trainer.eval_dataset["length"] == [2]
+    arguments.on_error = "raise"
+    with pytest.raises(ValueError, match=r"frame 1\.png: the mask has size \[40, 59\]"):
+        script.make_trainer(arguments, training)
