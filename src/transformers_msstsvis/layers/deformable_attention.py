@@ -56,12 +56,15 @@ class DeformableAttention(nn.Module):
         value = value.view(*value.shape[:2], M, -1)  # (N, S, M, C/M)
         # places and weights in float32 at least: half precision would move the places by pixels
         dtype = torch.promote_types(value.dtype, torch.float32)
-        offsets = self._offsets(query, reference_points.shape[-1], spatial_shapes).to(dtype).view(N, Q, M, L, P, 2)
+        offsets = self._offsets(query, reference_points.shape[-1], spatial_shapes).to(dtype).view(N, Q, M, L * P, 2)
         weights = self.attention_weights(query).to(dtype).view(N, Q, M, L * P).softmax(-1).view(N, Q, M, L, P)
-        centres = reference_points[:, :, None, :, None, :2]  # (N, Q, 1, L, 1, 2)
+        # Written out per point: rows of 2 numbers would make the sum as slow as the linear layer.
+        references = reference_points.repeat_interleave(P, dim=2)[:, :, None]  # (N, Q, 1, L * P, 2 or 4)
+        centres = references[..., :2]
         if reference_points.shape[-1] == 4:
-            offsets = offsets * reference_points[:, :, None, :, None, 2:]
-        return multi_scale_deformable_attention(value, spatial_shapes, offsets.add_(centres), weights)
+            offsets = offsets * references[..., 2:]
+        locations = offsets.add_(centres).view(N, Q, M, L, P, 2)
+        return multi_scale_deformable_attention(value, spatial_shapes, locations, weights)
 
     def _offsets(
         self, query: torch.Tensor, reference_size: int, spatial_shapes: list[tuple[int, int]]

@@ -33,8 +33,9 @@ from ...losses.matcher import check_labels, match_instances
 from ...losses.set_criterion import video_instance_segmentation_loss
 from .configuration_msstsvis import MsstsVisConfig
 
-BACKBONE_FRAMES = 4  # at a time in inference; more costs memory and gains nothing
-ENCODER_FRAMES = {"cpu": 1}  # what a CPU's caches hold; as many as in the backbone elsewhere
+# At a time in inference: what a CPU's caches hold; elsewhere more than 4 cost memory and gain nothing.
+BACKBONE_FRAMES = {"cpu": 2}
+ATTENTION_FRAMES = {"cpu": 1}
 
 
 @dataclass
@@ -134,15 +135,23 @@ def inverse_sigmoid(x: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
-def in_frame_chunks(function: Callable[..., torch.Tensor], size: int, *tensors: torch.Tensor) -> torch.Tensor:
+def in_frame_chunks(
+    function: Callable[..., torch.Tensor], sizes: dict[str, int], *tensors: torch.Tensor
+) -> torch.Tensor:
     """
-    `function` of tensors `(N, ...)` that treats every frame alone. Without gradients `size` frames at a time: the same
-    result with a fraction of the memory.
+    `function` of tensors `(N, ...)` that treats every frame alone. Without gradients as many frames at a time as
+    `sizes` has for their device: the same result with a fraction of the memory.
     """
+    size = sizes.get(tensors[0].device.type, 4)
     if torch.is_grad_enabled() or len(tensors[0]) <= size:
         return function(*tensors)
-    chunks = zip(*(tensor.split(size) for tensor in tensors), strict=True)
-    return torch.cat([function(*chunk) for chunk in chunks])
+    result = None
+    for start in range(0, len(tensors[0]), size):
+        part = function(*(tensor[start : start + size] for tensor in tensors))
+        if result is None:  # written part by part: a list of the parts would need the memory twice
+            result = part.new_empty(len(tensors[0]), *part.shape[1:])
+        result[start : start + size] = part
+    return result
 
 
 class MsstsVisInputProjection(nn.Module):
@@ -197,13 +206,13 @@ class MsstsVisEncoderLayer(GradientCheckpointingLayer):
         if self.temporal_attn is not None:
             frames.append(self.temporal_attn(hidden_states, feature_mask, spatial_shapes).flatten(0, 1))
 
-        def update(hidden_states, positions, reference_points, feature_mask, over_time=0.0):
+        def update(hidden_states, positions, reference_points, feature_mask, over_time=None):
             query = hidden_states + positions
-            within = self.self_attn(query, reference_points, hidden_states, feature_mask, spatial_shapes)
-            return self.feed_forward(self.norm(hidden_states + self.dropout(within + over_time)))
+            attended = self.self_attn(query, reference_points, hidden_states, feature_mask, spatial_shapes)
+            attended = attended if over_time is None else attended + over_time
+            return self.feed_forward(self.norm(hidden_states + self.dropout(attended)))
 
-        size = ENCODER_FRAMES.get(hidden_states.device.type, BACKBONE_FRAMES)
-        return in_frame_chunks(update, size, *frames).view_as(hidden_states)
+        return in_frame_chunks(update, ATTENTION_FRAMES, *frames).view_as(hidden_states)
 
 
 class MsstsVisDecoderLayer(GradientCheckpointingLayer):
@@ -258,12 +267,12 @@ class MsstsVisDecoderLayer(GradientCheckpointingLayer):
             attended = self.box_temporal_attn(self.box_temporal_norm(box_queries), frame_mask)
             box_queries = box_queries + self.dropout(attended)
 
-        sampled = self.cross_attn.sample(
-            (box_queries + box_positions).flatten(0, 1),
-            reference_points.flatten(0, 1),
-            features.flatten(0, 1),
+        frames = [tensor.flatten(0, 1) for tensor in (box_queries + box_positions, reference_points, features)]
+        sampled = in_frame_chunks(
+            lambda *chunk: self.cross_attn.sample(*chunk, spatial_shapes),
+            ATTENTION_FRAMES,
+            *frames,
             feature_mask.flatten(0, 1),
-            spatial_shapes,
         ).view_as(box_queries)
         box_queries = self.box_cross_attn_norm(box_queries + self.dropout(self.box_output_proj(sampled)))
         box_queries = self.box_feed_forward(box_queries)
