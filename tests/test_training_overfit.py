@@ -4,9 +4,14 @@ objects. What does not learn a single clip learns nothing else.
 
 The clips are small and shown enlarged: an AP of 0.95 takes masks with an IoU of 0.95, and the model draws them at a
 quarter of the size that it sees.
+
+    MSSTSVIS_TEST_CLIP=DAVIS/judo python -m pytest -m slow tests/test_training_overfit.py -k real
+
+does the same with a real clip, a folder of frames and palette masks (some minutes on a CPU).
 """
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +20,12 @@ from PIL import Image
 from pycocotools import mask as rle_codec
 
 from tests.training_runs import make_trainer, named
-from transformers_msstsvis import MsstsVisVideoProcessor
+from transformers_msstsvis import MsstsVisVideoProcessor, id2label_of
 from transformers_msstsvis.data.clips import VideoClips
 from transformers_msstsvis.data.loading import load_vis_dataset
 from transformers_msstsvis.data.synthetic import CLASSES, SyntheticVideo, synthetic_video
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
-from transformers_msstsvis.training import load_for_training
+from transformers_msstsvis.training import VisTrainer, load_for_training
 
 TILE = 64  # pixels of a synthetic video
 
@@ -71,6 +76,31 @@ def twenty_objects() -> SyntheticVideo:
     return SyntheticVideo(frames, masks, np.concatenate([video.labels for video in tiles]))
 
 
+def make_run(dataset, model, folder: Path, frames: int, shortest: int, longest: int, **schedule) -> VisTrainer:
+    """Training and evaluation on the same videos, shown with a shorter side of `shortest` pixels."""
+    trainer = {
+        "eval_dataset": dataset,
+        "processing_class": MsstsVisVideoProcessor(size={"shortest_edge": shortest, "longest_edge": longest}),
+        "eval_top_k": 10 + max(len(video["annotations"]) for video in dataset),
+        "backbone_lr_scale": 1.0,
+        "sampling_lr_scale": 1.0,
+        "num_samples": 0,
+    }
+    return make_trainer(
+        VideoClips(dataset, num_frames=frames, flip=False, shortest_edge=shortest),
+        folder,
+        model,
+        trainer,
+        per_device_train_batch_size=1,
+        lr_scheduler_type="cosine",
+        warmup_steps=10,
+        max_grad_norm=0.1,
+        logging_steps=50,
+        save_strategy="no",
+        **schedule,
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("video", "classes", "shown", "steps"),
@@ -83,30 +113,23 @@ def twenty_objects() -> SyntheticVideo:
 )
 def test_a_clip_is_learned_by_heart(video, classes, shown, steps, tmp_path):
     dataset = load_vis_dataset(write_video(tmp_path, video, classes))
-    count = len(video.labels)
-    trainer = {
-        "eval_dataset": dataset,
-        "processing_class": MsstsVisVideoProcessor(size={"shortest_edge": shown, "longest_edge": shown}),
-        "eval_top_k": 10 + count,
-        "backbone_lr_scale": 1.0,
-        "sampling_lr_scale": 1.0,
-        "num_samples": 0,
-    }
-    run = make_trainer(
-        VideoClips(dataset, num_frames=2, flip=False, shortest_edge=shown),
-        tmp_path / "out",
-        load_for_training(SAMPLE_MODEL, **named(*classes)),
-        trainer,
-        max_steps=steps,
-        per_device_train_batch_size=1,
-        learning_rate=5e-4,
-        lr_scheduler_type="cosine",
-        warmup_steps=10,
-        max_grad_norm=0.1,
-        logging_steps=50,
-        save_strategy="no",
-    )
+    model = load_for_training(SAMPLE_MODEL, **named(*classes))
+    run = make_run(dataset, model, tmp_path / "out", 2, shown, shown, max_steps=steps, learning_rate=5e-4)
     run.train()
     metrics = run.evaluate()
-    assert run.model.config.num_queries >= count
+    assert run.model.config.num_queries >= len(video.labels)
     assert metrics["eval_AP"] >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("MSSTSVIS_TEST_CLIP" not in os.environ, reason="MSSTSVIS_TEST_CLIP names no folder of a real clip")
+def test_a_real_clip_is_learned_by_heart(tmp_path):
+    """Frame by frame first: what is in which frame is learned in a third of the time."""
+    dataset = load_vis_dataset(os.environ["MSSTSVIS_TEST_CLIP"], on_error="skip")
+    length = dataset[0]["length"]
+    model = load_for_training(SAMPLE_MODEL, **named(*id2label_of(dataset).values()))
+    for frames, steps in ((1, 200), (length, 250)):
+        schedule = {"max_steps": steps, "learning_rate": 3e-4}
+        run = make_run(dataset, model, tmp_path / str(frames), frames, 360, 640, **schedule)
+        run.train()
+    assert run.evaluate()["eval_AP"] >= 0.95
