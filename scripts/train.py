@@ -10,14 +10,18 @@
 Every argument of transformers' TrainingArguments is a flag as well; flags override the recipe given with --config.
 """
 
+import argparse
 import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import yaml
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_seed
 from transformers.integrations import is_tensorboard_available
+from transformers.utils import logging
 
 from transformers_msstsvis import AutoModelForVideoInstanceSegmentation, MsstsVisVideoProcessor
 from transformers_msstsvis.data.augmentation import ClipAugmentation
@@ -27,17 +31,20 @@ from transformers_msstsvis.data.pseudo_clips import PseudoClips
 from transformers_msstsvis.data.sampling import SAMPLINGS, Clips, JointClips
 from transformers_msstsvis.training import VisTrainer, load_for_training
 
+logger = logging.get_logger("transformers_msstsvis")
+
 
 @dataclass
 class Arguments:
     dataset: str | None = field(
-        default=None, metadata={"help": "Annotation file with the training videos; not needed with --stills."}
+        default=None,
+        metadata={"help": "Annotation file of the training videos, or a folder of masks; not needed with --stills."},
     )
     frames_dir: str | None = field(
         default=None, metadata={"help": "Folder of the frames; found around the annotation file if unset."}
     )
     eval_dataset: str | None = field(
-        default=None, metadata={"help": "Annotations of videos to evaluate on, with --eval_strategy or at the end."}
+        default=None, metadata={"help": "The same of videos to evaluate on, with --eval_strategy or at the end."}
     )
     eval_frames_dir: str | None = field(default=None, metadata={"help": "Folder of their frames."})
     eval_max_frames: int = field(default=36, metadata={"help": "Longest clip that the model sees in evaluation."})
@@ -107,18 +114,34 @@ class Arguments:
     )
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults are shown, and examples stay as they are."""
+
+
 def main() -> int:
-    parser = HfArgumentParser((Arguments, TrainingArguments))
+    description, _, examples = __doc__.partition("\n")
+    parser = HfArgumentParser(
+        (Arguments, TrainingArguments),
+        description=f"{description} --config FILE takes a recipe, whose values flags override.",
+        epilog=examples,
+        formatter_class=HelpFormatter,
+    )
     if is_tensorboard_available():
         parser.set_defaults(report_to="tensorboard")
     try:
-        arguments, training = parser.parse_args_into_dataclasses(read_recipe(sys.argv[1:]))
-        trainer = make_trainer(arguments, training)
-    except (OSError, ValueError) as error:
+        train(*parser.parse_args_into_dataclasses(read_recipe(sys.argv[1:])))
+    except (OSError, ValueError, FloatingPointError) as error:
+        logger.info("where it went wrong:", exc_info=True)  # with --log_level info
         print(f"error: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def train(arguments: Arguments, training: TrainingArguments) -> None:
+    """Train, save, evaluate, and write the model card."""
+    trainer = make_trainer(arguments, training)
     resume = training.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=True if resume == "last" else resume)
+    trainer.train(resume_from_checkpoint=True if resume in ("last", "True") else resume)
     trainer.save_model()
     trainer.save_state()
     if arguments.eval_dataset:
@@ -131,7 +154,6 @@ def main() -> int:
         trainer.push_to_hub(**names)
     else:
         trainer.create_model_card(**names)
-    return 0
 
 
 def short_name(path: str) -> str:
@@ -143,10 +165,14 @@ def make_trainer(arguments: Arguments, training: TrainingArguments) -> VisTraine
     """The trainer that the command line asks for."""
     set_seed(training.seed)
     clips = make_clips(arguments, training.seed)
-    settings = json.loads(arguments.model_config or "{}")
+    settings = read_object("model_config", arguments.model_config)
     settings |= {"id2label": clips.id2label, "label2id": {name: index for index, name in clips.id2label.items()}}
     if arguments.model is None:
-        config = AutoConfig.for_model(settings.pop("model_type", "msstsvis"), **settings)
+        config = AutoConfig.for_model(settings.pop("model_type", "msstsvis"))
+        unknown = [name for name in settings if not hasattr(config, name)]
+        if unknown:
+            raise ValueError(f"--model_config has {', '.join(unknown)}; expected arguments of {type(config).__name__}")
+        config = type(config)(**settings)
         model = AutoModelForVideoInstanceSegmentation.from_config(config)
     else:
         model = load_for_training(arguments.model, **settings)
@@ -191,7 +217,7 @@ def make_clips(arguments: Arguments, seed: int) -> Clips:
     }
     augmentation = stills_augmentation = None
     if arguments.augmentation is not None:
-        settings = json.loads(arguments.augmentation)
+        settings = read_object("augmentation", arguments.augmentation)
         augmentation = ClipAugmentation.from_dict(settings)
         # The frames of a pseudo clip differ in their colours already.
         stills_augmentation = ClipAugmentation.from_dict(settings | {"photometric_probability": 0})
@@ -213,7 +239,7 @@ def make_clips(arguments: Arguments, seed: int) -> Clips:
     return JointClips(
         [videos, stills],
         weights=None if share is None else [1 - share, share],
-        renames=[None, json.loads(arguments.stills_classes or "{}")],
+        renames=[None, read_object("stills_classes", arguments.stills_classes)],
         unmatched="drop",
         seed=seed,
     )
@@ -222,11 +248,24 @@ def make_clips(arguments: Arguments, seed: int) -> Clips:
 def inference_size(arguments: Arguments, clips: Clips) -> dict[str, int]:
     """The frame size that the processor is saved with: that of training, or as published with the augmentation."""
     if arguments.augmentation is not None:
-        scale = json.loads(arguments.augmentation).get("scale", 1)
+        scale = read_object("augmentation", arguments.augmentation).get("scale", 1)
         return {"shortest_edge": round(360 * scale), "longest_edge": round(640 * scale)}
     videos = (clips.sources[0] if isinstance(clips, JointClips) else clips).dataset
-    shortest = arguments.shortest_edge or min(*videos["height"], *videos["width"])
-    return {"shortest_edge": shortest, "longest_edge": shortest * 16 // 9}
+    sides = [sorted(size) for size in zip(videos["height"], videos["width"], strict=True)]
+    shortest = arguments.shortest_edge or int(median(short for short, _ in sides))
+    aspect = max(16 / 9, *(long / short for short, long in sides))
+    return {"shortest_edge": shortest, "longest_edge": int(shortest * aspect)}
+
+
+def read_object(name: str, text: str | None) -> dict[str, Any]:
+    """The JSON object that a flag holds, empty without one."""
+    try:
+        value = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--{name} is {text!r}, which is not JSON ({error}); expected a JSON object") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"--{name} is {text!r}; expected a JSON object, such as {{}}")
+    return value
 
 
 def read_recipe(argv: list[str]) -> list[str]:
@@ -246,6 +285,8 @@ def read_recipe(argv: list[str]) -> list[str]:
         raise ValueError(f"{path} is no recipe; expected names of arguments and their values")
     flags = []
     for name, value in recipe.items():
+        if value is None or value == []:  # as if it were left out
+            continue
         values = value if isinstance(value, list) else [value]
         flags += [f"--{name}", *(json.dumps(value) if isinstance(value, dict) else str(value) for value in values)]
     return flags + argv[:at] + argv[at + 2 :]

@@ -63,6 +63,37 @@ def test_defaults(script, annotations):
     assert script.inference_size(arguments, clips) == {"shortest_edge": 64, "longest_edge": 113}
 
 
+def test_the_processor_shows_frames_as_large_as_in_training(script):
+    class Clips:
+        dataset = {"height": [128, 384, 384], "width": [128, 384, 1152]}
+
+    assert script.inference_size(script.Arguments(), Clips) == {"shortest_edge": 384, "longest_edge": 1152}
+    assert script.inference_size(script.Arguments(shortest_edge=100), Clips)["longest_edge"] == 300
+
+
+def test_a_recipe_may_leave_out_values(script, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("frames_dir:\nlr_drops: []\nmax_steps: 3\n")
+    assert script.read_recipe(["--config", str(tmp_path / "recipe.yaml")]) == ["--max_steps", "3"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"model_config": '{"num_querys": 5}'}, "--model_config has num_querys; expected arguments of MsstsVisConfig"),
+        ({"model_config": "[1]"}, r"--model_config is '\[1\]'; expected a JSON object"),
+        ({"model_config": "{num_queries: 5}"}, "--model_config is .*, which is not JSON"),
+        ({"augmentation": "null"}, "--augmentation is 'null'; expected a JSON object"),
+        ({"augmentation": '{"scale": "x"}'}, "scale is 'x'; expected a number"),
+        ({"augmentation": '{"short_sides": 100}'}, "short_sides is 100; expected a list of numbers"),
+        ({"adversarial": -1.0, "model": str(SAMPLE_MODEL)}, "adversarial is -1.0; expected a weight"),
+    ],
+)
+def test_wrong_values_of_flags(script, annotations, tmp_path, flags, message):
+    training = TrainingArguments(str(tmp_path / "out"), use_cpu=True, report_to="none")
+    with pytest.raises(ValueError, match=message):
+        script.make_trainer(script.Arguments(str(annotations), **flags), training)
+
+
 def test_published_training_at_a_small_scale(script, annotations):
     arguments = script.Arguments(str(annotations), sampling="published", augmentation='{"scale": 0.1}')
     clips = script.make_clips(arguments, seed=0)

@@ -15,6 +15,7 @@ from transformers_msstsvis import AutoModelForVideoInstanceSegmentation, MsstsVi
 from transformers_msstsvis.data.clips import ClipCollator, VideoClips
 from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.evaluation import category_ids
+from transformers_msstsvis.pipelines import SAMPLE_MODEL
 from transformers_msstsvis.training import VisTrainer
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -147,6 +148,8 @@ def test_categories_are_found_by_name_or_order():
     assert category_ids({0: "star", 1: "disk"}, categories) == {0: 7, 1: 3}
     assert category_ids({0: "disk"}, categories) == {0: 3}
     assert category_ids({0: "LABEL_0", 1: "LABEL_1"}, categories) == {0: 3, 1: 7}
+    with pytest.raises(ValueError, match="lists only 2 of the 3 classes of the model; expected all of them: add ring"):
+        category_ids({0: "disk", 1: "ring", 2: "star"}, categories)
     with pytest.raises(ValueError, match=r"the model has 1 classes \(ring, ...\) and the dataset 2 categories"):
         category_ids({0: "ring"}, categories)
 
@@ -160,9 +163,15 @@ def test_categories_are_found_by_name_or_order():
         ),
         (["--config", "nothing.json"], "error: [Errno 2] No such file or directory: 'nothing.json'"),
         (["--config"], "error: --config comes without a file"),
+        (
+            "--dataset DATA --model MODEL --output_dir none --use_cpu True --resume_from_checkpoint last".split(),
+            "error: none has no complete checkpoint to resume from",
+        ),
     ],
 )
-def test_train_script_with_wrong_arguments(arguments, message, train_script, capsys):
+def test_train_script_with_wrong_arguments(arguments, message, annotations, train_script, capsys):
+    paths = {"DATA": str(annotations), "MODEL": str(SAMPLE_MODEL)}
+    arguments = [paths.get(argument, argument) for argument in arguments]
     assert train_script(*arguments) == 1
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith(message)
 

@@ -128,6 +128,44 @@ def test_best_checkpoint_and_early_stopping(numbers, videos, tmp_path):
         assert (a == b).all()
 
 
+def best(videos, folder, **settings) -> VisTrainer:
+    """A run that keeps its best step and is evaluated after each."""
+    return make_trainer(
+        SquareClips([1, 2]),
+        folder,
+        tiny_for_training(**named(*id2label_of(videos).values())),
+        trainer={"eval_dataset": videos, "processing_class": SMALL},
+        **{"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, **settings},
+    )
+
+
+def test_the_best_checkpoint_is_that_of_the_highest_precision(videos, tmp_path):
+    run = best(videos, tmp_path, save_steps=1)
+    assert (run.args.metric_for_best_model, run.args.greater_is_better) == ("AP", True)
+    with pytest.raises(ValueError, match="metric_for_best_model is 'Ap'; expected one of AP, AP50, AP75, APs"):
+        best(videos, tmp_path, save_steps=1, metric_for_best_model="Ap")
+
+
+@pytest.mark.parametrize(
+    ("values", "steps", "kept"), [([0.1, 0.3, 0.9, 0.2, 0.2], 5, 2), ([0.9, 0.3, 0.2], 3, 3), ([0.1, 0.9], 2, 2)]
+)
+def test_steps_that_are_not_saved_are_not_taken_for_the_best(values, steps, kept, videos, tmp_path, caplog):
+    run = best(videos, tmp_path, max_steps=steps, save_steps=2)
+    assert "eval_steps is 1 and save_steps 2: only an evaluation at a step that is saved" in caplog.text
+    numbers = iter(values)
+    run._measure = lambda *args: {"AP": next(numbers), "per_category": {}}
+    run.train()
+    assert run.step_of_weights == kept
+    lost = values.index(max(values)) == 0
+    assert ("the weights are those of the last step, not of the best" in caplog.text) == lost
+
+
+@pytest.mark.parametrize("setting", ["eval_top_k", "eval_max_frames"])
+def test_settings_that_evaluate_nothing_are_refused(setting, tmp_path):
+    with pytest.raises(ValueError, match=f"{setting} is 0; expected at least 1"):
+        make_trainer(None, tmp_path, trainer={setting: 0})
+
+
 def test_wrong_sets_are_refused_before_training(videos, tmp_path):
     pets = tiny_for_training(**named("cat", "dog"))
     with pytest.raises(ValueError, match=r"the model has 2 classes \(cat, dog, ...\) and the dataset 8 categories"):

@@ -115,6 +115,29 @@ def test_resuming_without_a_checkpoint(tmp_path):
 # ----------------------------------------------------------------------------------------------- end of the process
 
 
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_a_finished_run_has_nothing_left_to_train(ema_decay, tmp_path, caplog):
+    def run():
+        clips, trainer = SquareClips([1, 2, 1]), {"ema_decay": ema_decay}  # 5 steps end inside an epoch
+        return make_trainer(clips, tmp_path, None, trainer, max_steps=5, per_device_train_batch_size=1)
+
+    first, again = run(), run()
+    first.train()
+    assert again.train(resume_from_checkpoint=True).global_step == 5
+    assert "has all of its 5 steps: there is nothing left to train" in caplog.text
+    for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True):
+        assert (a == b).all()
+    assert not (tmp_path / "checkpoint-6").exists()
+    assert again.step_of_weights == 5
+
+
+def test_checkpoints_of_an_earlier_run_are_told(tmp_path, caplog):
+    make_trainer(SquareClips([1, 2]), tmp_path).train()
+    assert "earlier run" not in caplog.text
+    make_trainer(SquareClips([1, 2]), tmp_path, seed=1).train()
+    assert "checkpoint-2 is of an earlier run" in caplog.text
+
+
 def test_a_killed_run_goes_on_as_if_it_had_not_been(annotations, tmp_path):
     """Epochs have three steps, checkpoints two, and the run is killed anywhere after the first one."""
     steps, at = 7, random.randint(2, 6)

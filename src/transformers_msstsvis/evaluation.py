@@ -103,6 +103,12 @@ def category_ids(id2label: dict[int, str], categories: list[dict[str, Any]]) -> 
     by_name = {category["name"]: category["id"] for category in categories}
     if set(id2label.values()) <= set(by_name):
         return {label: by_name[name] for label, name in id2label.items()}
+    missing = [name for name in id2label.values() if name not in by_name]
+    if set(by_name) <= set(id2label.values()):
+        raise ValueError(
+            f"the dataset lists only {len(by_name)} of the {len(id2label)} classes of the model; expected all of "
+            f"them: add {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''} to its categories"
+        )
     if len(id2label) != len(categories):
         raise ValueError(
             f"the model has {len(id2label)} classes ({', '.join(list(id2label.values())[:5])}, ...) and the dataset "

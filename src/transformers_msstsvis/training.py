@@ -18,10 +18,16 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import AutoConfig, PreTrainedModel, Trainer, TrainerCallback, get_scheduler
+from transformers import AutoConfig, PreTrainedModel, Trainer, TrainerCallback, TrainerState, get_scheduler
 from transformers.models.auto import CONFIG_MAPPING
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SchedulerType, speed_metrics
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    IntervalStrategy,
+    SchedulerType,
+    TrainOutput,
+    speed_metrics,
+)
 from transformers.utils import logging
 
 from .data.sampling import EpochCallback
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
+NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 SLOW_MODULES = ("sampling_offsets", "reference_points")
 SAMPLE_THRESHOLD = 0.3
 SAMPLE_FRAMES = 4
@@ -76,8 +83,10 @@ class VisTrainer(Trainer):
 
     Raises:
         ValueError: when the classes of the model are not those of the data set for evaluation, its frames are
-            embedded, or there is no `processing_class` for it; for `lr_drops` that are no positive numbers; for an
-            `ema_decay` that is not in `[0, 1)`, or one together with FSDP or DeepSpeed, which split the weights.
+            embedded, or there is no `processing_class` for it; for a `metric_for_best_model` that its evaluation does
+            not give; for an `eval_max_frames` or `eval_top_k` below 1, or a negative `adversarial`; for `lr_drops`
+            that are no positive numbers; for an `ema_decay` that is not in `[0, 1)`, or one together with FSDP or
+            DeepSpeed, which split the weights.
         FloatingPointError: in training, when a loss is not finite.
     """
 
@@ -97,6 +106,11 @@ class VisTrainer(Trainer):
     ):
         self.backbone_lr_scale, self.sampling_lr_scale = backbone_lr_scale, sampling_lr_scale
         self.adversarial, self.lr_drops, self.ema_decay = adversarial, read_drops(lr_drops), ema_decay
+        for name, value in (("eval_max_frames", eval_max_frames), ("eval_top_k", eval_top_k)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1")
+        if adversarial < 0:
+            raise ValueError(f"adversarial is {adversarial}; expected a weight, or 0 to go without")
         self.eval_max_frames, self.eval_top_k, self.num_samples = eval_max_frames, eval_top_k, num_samples
         self.averaged: AveragedModel | None = None  # in training only
         self._evaluations: dict[str, Evaluation] = {}  # the last one by its prefix
@@ -118,9 +132,12 @@ class VisTrainer(Trainer):
             self._check_averaging()
             self.add_callback(AveragingCallback(self))
         datasets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
-        for dataset in map(annotated_videos, datasets.values()):
+        videos = {name: annotated_videos(dataset) for name, dataset in datasets.items()}
+        for dataset in videos.values():
             if dataset is not None:
                 self._check_evaluation(dataset)
+        if videos and None not in videos.values():
+            self._check_best(list(videos))
 
     def create_accelerator_and_postprocess(self):
         # Without a seed of its own, the order of the clips would depend on the random state when training begins.
@@ -280,14 +297,42 @@ class VisTrainer(Trainer):
                     f"{folder} has no complete checkpoint to resume from; expected a folder "
                     f"{PREFIX_CHECKPOINT_DIR}-N: check output_dir, or train from the start"
                 )
-        self.averaged, self._best_step, self._evaluations = None, None, {}
+        earlier = None if resume_from_checkpoint else last_checkpoint(self.args.output_dir)
+        if earlier is not None:
+            logger.warning(
+                f"{earlier} is of an earlier run, and resume_from_checkpoint=True goes on from the checkpoint of the "
+                "most steps: remove it, or choose another output_dir, to keep the runs apart"
+            )
+        self.averaged, self._best_step, self._evaluations, self.cost = None, None, {}, None
+        if resume_from_checkpoint and self._has_all_steps(resume_from_checkpoint):
+            return self._take_over(resume_from_checkpoint)
         output = super().train(resume_from_checkpoint, *args, **kwargs)
+        if self.args.load_best_model_at_end and self._best_step is None:
+            logger.warning("no evaluated step was saved, so the weights are those of the last step, not of the best")
         if self.averaged is not None:
             self.model.load_state_dict(self.averaged.module.state_dict())
             self.averaged = None
         steps = self.state.global_step - self._initial_global_step
         self.cost = f"{output.metrics['train_runtime'] / 60:.1f} minutes for {steps} steps"
         return output
+
+    def _has_all_steps(self, checkpoint: str | Path) -> bool:
+        # Without max_steps a run ends with an epoch, which every Trainer recognises.
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or not is_complete(Path(checkpoint)):
+            return False
+        steps = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME))).global_step
+        return steps >= self.args.max_steps > 0
+
+    def _take_over(self, checkpoint: str | Path) -> TrainOutput:
+        """What a finished run ended with; a Trainer would take one more step."""
+        self.state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
+        best = self.state.best_model_checkpoint
+        if self.args.load_best_model_at_end and best is not None and Path(best).is_dir():
+            self._load_best_model()
+        else:
+            super()._load_from_checkpoint(str(checkpoint))
+        logger.warning(f"{checkpoint} has all of its {self.args.max_steps} steps: there is nothing left to train")
+        return TrainOutput(self.state.global_step, 0.0, {})
 
     def _save_checkpoint(self, model, trial):
         # The state of the Trainer is written last, so a folder that has it is complete.
@@ -323,7 +368,8 @@ class VisTrainer(Trainer):
     def _load_best_model(self):
         super()._load_best_model()
         self.averaged = None  # the best checkpoint has its own average
-        self._best_step = self.state.best_global_step
+        # Not best_global_step, which may be of a later evaluation that was not saved.
+        self._best_step = int(Path(self.state.best_model_checkpoint).name.rpartition("-")[2])
 
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)
@@ -390,6 +436,24 @@ class VisTrainer(Trainer):
                 "with load_vis_dataset"
             )
         category_ids(self.model.config.id2label, categories_of(videos))
+
+    def _check_best(self, names: list[str]) -> None:
+        """The metric that tells the best checkpoint: AP unless told otherwise, and one that there is."""
+        args = self.args
+        metric = (args.metric_for_best_model or "").removeprefix("eval_")
+        if not metric:
+            return
+        known = [f"{name}_{number}".lstrip("_") for name in names for number in NUMBERS]
+        if metric == "loss":  # what TrainingArguments puts there; whole videos have none
+            args.metric_for_best_model, args.greater_is_better = known[0], True
+        elif metric not in known:
+            raise ValueError(f"metric_for_best_model is {metric!r}; expected one of {', '.join(known)}")
+        by_steps = args.eval_strategy == args.save_strategy == IntervalStrategy.STEPS
+        if args.load_best_model_at_end and by_steps and args.eval_steps != args.save_steps:
+            logger.warning(
+                f"eval_steps is {args.eval_steps:g} and save_steps {args.save_steps:g}: only an evaluation at a step "
+                "that is saved can become the best checkpoint; make them equal"
+            )
 
     def _measure(self, videos: "Dataset", prefix: str) -> dict[str, Any]:
         from accelerate.utils import gather_object

@@ -133,6 +133,30 @@ def test_a_truncated_video_gives_every_frame_before_the_break(tmp_path, warnings
     assert str(cut) in warnings[0]
 
 
+def test_a_truncated_gif_is_told(tmp_path, warnings):
+    write_video(tmp_path / "whole.gif", [coloured(n) for n in range(5)], fps=10)
+    assert (len(list(VideoReader(tmp_path / "whole.gif"))), warnings) == (5, [])
+    content = (tmp_path / "whole.gif").read_bytes()
+    (tmp_path / "cut.gif").write_bytes(content[: len(content) * 3 // 5])
+    reader = VideoReader(tmp_path / "cut.gif")
+    assert 0 < len(list(reader)) < 5
+    assert len(reader.problems) == len(warnings) == 1
+    assert "breaks off after" in reader.problems[0]
+
+
+def test_a_short_video_that_lost_less_than_half_a_second_is_told(tmp_path):
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(16)]
+    write_video(tmp_path / "whole.webm", frames, fps=25)
+    whole = VideoReader(tmp_path / "whole.webm")
+    assert (len(list(whole)), whole.problems) == (16, [])
+    content = (tmp_path / "whole.webm").read_bytes()
+    (tmp_path / "cut.webm").write_bytes(content[: len(content) * 2 // 3])
+    cut = VideoReader(tmp_path / "cut.webm")
+    assert 0 < len(list(cut)) < 16
+    assert "0.6 announced seconds" in cut.problems[0]
+
+
 def test_wherever_a_video_breaks_its_frames_stay_in_step(tmp_path):
     # Those stored before the break but shown after the first missing frame must not close the gap.
     whole, cut = cut_video(tmp_path, ".mp4", 1)

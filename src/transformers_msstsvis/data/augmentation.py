@@ -61,6 +61,14 @@ class ClipAugmentation:
             if isinstance(value, list):  # JSON knows no tuples
                 value = tuple(value)
                 object.__setattr__(self, field.name, value)
+            default = field.default
+            numbers = value if isinstance(value, tuple) else (value,)
+            fits = isinstance(value, tuple) == isinstance(default, tuple) and all(
+                isinstance(number, int | float) for number in numbers
+            )
+            if not fits and not (value is None and field.name == "max_long_side"):
+                kind = "a list of numbers" if isinstance(default, tuple) else "a number"
+                raise ValueError(f"{field.name} is {value!r}; expected {kind}")
             if field.name.endswith("probability") and not 0 <= value <= 1:
                 raise ValueError(f"{field.name} is {value}; expected 0 to 1")
         for name in ("contrast", "saturation", "crop_sizes"):

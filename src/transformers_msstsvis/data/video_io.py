@@ -4,6 +4,7 @@ Frames are RGB, uint8 `(H, W, 3)`. `T` frames, `H`, `W` frame height and width i
 """
 
 import glob
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -181,10 +182,14 @@ class VideoReader:
                 self._report(f"breaks off after {count}{total} frames ({error.strerror})")
                 return
             rate = float(stream.average_rate or 0)
+            is_gif = container.format.name == "gif"
+        slack = max(2 / rate, min(0.5, 0.1 * duration)) if rate else math.inf
         if packets < announced:
             self._report(f"breaks off after {count} of {announced} announced frames: the file is incomplete")
-        elif not announced and rate and duration - end > max(0.5, 2 / rate):
+        elif not announced and duration - end > slack:
             self._report(f"breaks off at {end:.1f} of {duration:.1f} announced seconds: the file is incomplete")
+        elif is_gif and _lacks_trailer(location):  # it announces neither frames nor seconds
+            self._report(f"breaks off after {count} frames: the file is incomplete")
 
     # Images
 
@@ -239,6 +244,12 @@ class VideoReader:
         scale = _value_scale(video)
         self.num_frames = len(video)
         return lambda: (_to_uint8(frame, scale) for frame in video)
+
+
+def _lacks_trailer(location: str) -> bool:
+    """Whether a local GIF ends without its last byte, a semicolon; some writers pad it with zeros."""
+    path = Path(location)
+    return path.is_file() and not path.read_bytes().rstrip(b"\0").endswith(b";")
 
 
 def natural_key(path: Path) -> list[tuple[int, str]]:

@@ -708,7 +708,8 @@ def _occlusion(annotation: dict[str, Any], name: str) -> float:
     if labels is None or unknown:
         raise ValueError(
             f"{name}: occlusion is {sorted(unknown, key=str) if unknown else 'missing'}; expected one of "
-            f"{list(OCCLUSION_SCORES)} or null per frame: evaluate with ovis=False if the data set has no such labels"
+            f"{list(OCCLUSION_SCORES)} or null per frame: evaluate with ovis=False (without --ovis) if the data "
+            "set has no such labels"
         )
     scores = sorted((OCCLUSION_SCORES[label] for label in labels if label is not None), reverse=True)
     upper_half = scores[: math.ceil(len(scores) / 2)]
