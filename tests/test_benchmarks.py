@@ -92,6 +92,18 @@ def test_command_line(tmp_path):
     assert plot.stat().st_size > 1000
 
 
+def test_a_training_step_is_split_into_its_parts(published):
+    from benchmarks import train
+
+    sizes = {"frames": 1, "height": 64, "width": 64, "layers": 1, "instances": 1, "threads": None}
+    content = train.run(argparse.Namespace(repeats=1, no_bfloat16=True, **sizes))
+    for side in ("published", "ours"):
+        parts = content["parts_cpu_s"][side]
+        assert set(parts) == {*train.FORWARD_PARTS, "rest of the forward pass", "backward", "clipping and update"}
+        assert min(parts.values()) > 0
+        assert sum(parts.values()) == pytest.approx(content[side]["cpu_s"]["max"], rel=0.1)
+
+
 def test_models_and_long_videos(published):
     from benchmarks import models, stream
 

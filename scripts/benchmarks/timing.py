@@ -3,8 +3,9 @@
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,28 @@ def timed(function: Callable[[], Any], repeats: int) -> dict[str, Any]:
 
 def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+class Stopwatch:
+    """CPU seconds of the parts of one run: `seconds`, by name, to be cleared before the next."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        start = time.process_time()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - start
+
+    def watch(self, owner: Any, method: str, name: str) -> None:
+        """Count every call of a method of `owner`, as its class has it at that time."""
+
+        def watched(*args, **kwargs):
+            with self.part(name):
+                return getattr(type(owner), method)(owner, *args, **kwargs)
+
+        setattr(owner, method, watched)
 
 
 def peak_in_new_process(function: Callable[..., int | None], *arguments: Any) -> int | None:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,9 @@ import torch
 from transformers_msstsvis import SeqFormerConfig, SeqFormerForVideoInstanceSegmentation
 
 from . import published
-from .timing import compare, peak_growth, peak_in_new_process
+from .timing import Stopwatch, compare, peak_growth, peak_in_new_process
+
+FORWARD_PARTS = ("backbone", "encoder", "decoder", "masks, matching and losses")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,14 +26,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds, ratios, the losses of all sides (dropout is off, so that they can be compared) and peak memory."""
-    sides = make_sides(arguments)
+    """
+    Seconds, ratios, the losses of all sides (dropout is off, so that they can be compared), peak memory, and the CPU
+    seconds of every part of a step.
+    """
+    watch = Stopwatch()
+    sides = make_sides(arguments, watch)
+    parts = {}
+
+    def keep_parts(side: str) -> float:
+        watch.seconds.clear()
+        loss = sides[side]()
+        inner = sum(watch.seconds.get(name, 0.0) for name in FORWARD_PARTS)
+        parts[side] = {"rest of the forward pass": watch.seconds.pop("forward") - inner, **watch.seconds}
+        return loss
+
     return {
         "baseline": "own restatement of the published computation in plain PyTorch (benchmarks/published.py)",
         "clip": [1, arguments.frames, 3, arguments.height, arguments.width],
-        "loss": {side: step() for side, step in sides.items()},
+        "loss": {side: keep_parts(side) for side in sides},
         "peak_bytes": {side: peak_in_new_process(peak_of_step, arguments, side) for side in sides},
-        **compare(sides, arguments.repeats),
+        **compare({side: partial(keep_parts, side) for side in sides}, arguments.repeats),
+        "parts_cpu_s": parts,  # of the last turn
     }
 
 
@@ -38,10 +55,10 @@ def peak_of_step(arguments: argparse.Namespace, side: str) -> int | None:
     """Bytes above the loaded model, gradients and optimizer state included."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    return peak_growth(make_sides(arguments)[side])
+    return peak_growth(make_sides(arguments, Stopwatch())[side])
 
 
-def make_sides(arguments: argparse.Namespace) -> dict[str, Callable[[], float]]:
+def make_sides(arguments: argparse.Namespace, watch: Stopwatch) -> dict[str, Callable[[], float]]:
     """One training step per side; each returns its loss."""
     torch.manual_seed(0)
     config = SeqFormerConfig(
@@ -49,16 +66,22 @@ def make_sides(arguments: argparse.Namespace) -> dict[str, Callable[[], float]]:
     )
     model = SeqFormerForVideoInstanceSegmentation(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+    for name in FORWARD_PARTS[:3]:
+        watch.watch(getattr(model.model, name), "forward", name)
+    for method in ("predict_mask_features", "compute_loss"):
+        watch.watch(model, method, FORWARD_PARTS[3])
     clip = torch.randn(1, arguments.frames, 3, arguments.height, arguments.width)
     labels = [make_labels(arguments)]
 
     def step(autocast: bool = False) -> float:
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with watch.part("forward"), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             loss = model(clip, labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-        optimizer.step()
-        optimizer.zero_grad()
+        with watch.part("backward"):
+            loss.backward()
+        with watch.part("clipping and update"):
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+            optimizer.zero_grad()
         return loss.item()
 
     def published_step() -> float:
