@@ -8,11 +8,13 @@
     python scripts/train.py ... --resume_from_checkpoint last      goes on where a run was stopped
 
 Every argument of transformers' TrainingArguments is a flag as well; flags override the recipe given with --config.
+With --log_level info an error comes with its traceback.
 """
 
 import argparse
 import json
 import sys
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -21,7 +23,6 @@ from typing import Any
 import yaml
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_seed
 from transformers.integrations import is_tensorboard_available
-from transformers.utils import logging
 
 from transformers_msstsvis import AutoModelForVideoInstanceSegmentation, MsstsVisVideoProcessor
 from transformers_msstsvis.data.augmentation import ClipAugmentation
@@ -30,8 +31,6 @@ from transformers_msstsvis.data.loading import load_vis_dataset
 from transformers_msstsvis.data.pseudo_clips import PseudoClips
 from transformers_msstsvis.data.sampling import SAMPLINGS, Clips, JointClips
 from transformers_msstsvis.training import VisTrainer, load_for_training
-
-logger = logging.get_logger("transformers_msstsvis")
 
 
 @dataclass
@@ -128,10 +127,13 @@ def main() -> int:
     )
     if is_tensorboard_available():
         parser.set_defaults(report_to="tensorboard")
+    training = None
     try:
-        train(*parser.parse_args_into_dataclasses(read_recipe(sys.argv[1:])))
+        arguments, training = parser.parse_args_into_dataclasses(read_recipe(sys.argv[1:]))
+        train(arguments, training)
     except (OSError, ValueError, FloatingPointError) as error:
-        logger.info("where it went wrong:", exc_info=True)  # with --log_level info
+        if training is not None and training.log_level in ("debug", "info"):
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -165,7 +167,7 @@ def make_trainer(arguments: Arguments, training: TrainingArguments) -> VisTraine
     """The trainer that the command line asks for."""
     set_seed(training.seed)
     clips = make_clips(arguments, training.seed)
-    settings = read_object("model_config", arguments.model_config)
+    settings = read_object("model_config", arguments.model_config or "{}")
     settings |= {"id2label": clips.id2label, "label2id": {name: index for index, name in clips.id2label.items()}}
     if arguments.model is None:
         config = AutoConfig.for_model(settings.pop("model_type", "msstsvis"))
@@ -239,7 +241,7 @@ def make_clips(arguments: Arguments, seed: int) -> Clips:
     return JointClips(
         [videos, stills],
         weights=None if share is None else [1 - share, share],
-        renames=[None, read_object("stills_classes", arguments.stills_classes)],
+        renames=[None, read_object("stills_classes", arguments.stills_classes or "{}")],
         unmatched="drop",
         seed=seed,
     )
@@ -257,10 +259,10 @@ def inference_size(arguments: Arguments, clips: Clips) -> dict[str, int]:
     return {"shortest_edge": shortest, "longest_edge": int(shortest * aspect)}
 
 
-def read_object(name: str, text: str | None) -> dict[str, Any]:
-    """The JSON object that a flag holds, empty without one."""
+def read_object(name: str, text: str) -> dict[str, Any]:
+    """The JSON object that a flag holds."""
     try:
-        value = json.loads(text or "{}")
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"--{name} is {text!r}, which is not JSON ({error}); expected a JSON object") from error
     if not isinstance(value, dict):

@@ -82,6 +82,7 @@ def test_a_recipe_may_leave_out_values(script, tmp_path):
         ({"model_config": '{"num_querys": 5}'}, "--model_config has num_querys; expected arguments of MsstsVisConfig"),
         ({"model_config": "[1]"}, r"--model_config is '\[1\]'; expected a JSON object"),
         ({"model_config": "{num_queries: 5}"}, "--model_config is .*, which is not JSON"),
+        ({"augmentation": ""}, "--augmentation is '', which is not JSON"),
         ({"augmentation": "null"}, "--augmentation is 'null'; expected a JSON object"),
         ({"augmentation": '{"scale": "x"}'}, "scale is 'x'; expected a number"),
         ({"augmentation": '{"short_sides": 100}'}, "short_sides is 100; expected a list of numbers"),

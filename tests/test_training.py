@@ -173,7 +173,12 @@ def test_train_script_with_wrong_arguments(arguments, message, annotations, trai
     paths = {"DATA": str(annotations), "MODEL": str(SAMPLE_MODEL)}
     arguments = [paths.get(argument, argument) for argument in arguments]
     assert train_script(*arguments) == 1
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith(message)
+    told = capsys.readouterr().err
+    assert told.strip().splitlines()[-1].startswith(message)
+    assert "Traceback" not in told
+    if "--dataset" in arguments:  # the others do not come to the log level
+        assert train_script(*arguments, "--log_level", "info") == 1
+        assert "Traceback" in capsys.readouterr().err
 
 
 def test_evaluate_script_without_a_dataset(tmp_path):
