@@ -1,0 +1,153 @@
+"""The one way from an image file to a frame, for inference, training and every check of data alike.
+
+A frame is what a viewer shows: turned as the EXIF tag says, RGB, uint8 `(H, W, 3)`, alpha dropped.
+"""
+
+from collections.abc import Iterator
+from os import PathLike
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+_ORIENTATION = 0x0112  # EXIF
+_SIDEWAYS = (5, 6, 7, 8)  # its values that swap height and width
+_TWELVE_BITS = 2**12
+_SIXTEEN_BITS = 2**16
+
+
+class ImageError(ValueError):
+    """An image that cannot be used as a frame; the message says why, without its name."""
+
+
+def read_image(image: "str | PathLike | BinaryIO | PIL.Image.Image") -> np.ndarray:
+    """
+    One frame.
+
+    Sixteen bits of grey become eight by the full range, 65535 to 255, as those of colour images do.
+
+    Args:
+        image: a file, an open one, or a PIL image.
+
+    Returns:
+        uint8 `(H, W, 3)` RGB.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ImageError: for what is no image or is damaged; for an animation or several pages; for floats and for integers
+            without a range that is known, which would come out black or white.
+    """
+    with _opened(image) as picture:
+        _refuse_several(picture)
+        return _frame(picture)
+
+
+def read_pages(image: "str | PathLike | BinaryIO") -> Iterator[np.ndarray]:
+    """
+    The pictures of an animation (WebP, APNG, GIF) or of a file with pages (TIFF), in order, each as of [`read_image`].
+
+    Raises:
+        FileNotFoundError, ImageError: as [`read_image`].
+    """
+    with _opened(image) as picture:
+        for page in range(count_pages(picture)):
+            picture.seek(page)
+            yield _frame(picture)
+
+
+def image_size(image: "str | PathLike | BinaryIO | PIL.Image.Image") -> tuple[int, int]:
+    """
+    Height and width in pixels of the frame that [`read_image`] gives, from the header alone where that tells.
+
+    Raises:
+        FileNotFoundError, ImageError: as [`read_image`], for what the header tells.
+    """
+    with _opened(image) as picture:
+        _refuse_several(picture)
+        if picture.mode.startswith(("I", "F")):
+            return _frame(picture).shape[:2]  # only the pixels tell whether it can be used
+        size = picture.height, picture.width
+        return size[::-1] if orientation_of(picture) in _SIDEWAYS else size
+
+
+def orientation_of(image: "PIL.Image.Image") -> int:
+    """The EXIF orientation of an open image, 1 to 8; 1, upright, where there is none or a wrong one."""
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def count_pages(image: "PIL.Image.Image") -> int:
+    """Pictures in an open file; one for photos that carry previews or a second exposure (MPO)."""
+    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
+class _opened:
+    """An open PIL image, closed afterwards if it was opened here; whatever Pillow raises becomes an ImageError."""
+
+    def __init__(self, image: "str | PathLike | BinaryIO | PIL.Image.Image"):
+        self.given, self.ours = image, None
+
+    def __enter__(self) -> "PIL.Image.Image":
+        from PIL import Image
+
+        if isinstance(self.given, Image.Image):
+            return self.given
+        try:
+            self.ours = Image.open(self.given)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # Pillow's decoders raise of every kind
+            raise ImageError(_reason(error)) from error
+        return self.ours
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if self.ours is not None:
+            self.ours.close()
+        if isinstance(error, Exception) and not isinstance(error, ImageError | FileNotFoundError):
+            raise ImageError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image of a kind that Pillow reads"
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _refuse_several(image: "PIL.Image.Image") -> None:
+    if (pages := count_pages(image)) > 1:
+        raise ImageError(f"it holds {pages} pictures, not one frame; give it as a video of its own, or take it apart")
+
+
+def _frame(image: "PIL.Image.Image") -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        upright = Image.fromarray(_eight_bits(np.asarray(upright)))
+    elif upright.mode == "F":
+        raise ImageError(
+            "its pixels are floating-point numbers, which have no range of their own; save it with 8 bits a channel"
+        )
+    elif upright.mode == "P" and "transparency" in upright.info:
+        upright = upright.convert("RGBA")  # Pillow warns of the direct way
+    return np.asarray(upright.convert("RGB"))
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    lowest, highest = int(values.min(initial=0)), int(values.max(initial=0))
+    if lowest < 0 or highest >= _SIXTEEN_BITS:
+        raise ImageError(
+            f"its pixels go from {lowest} to {highest}; expected 0 to 65535: save it with 8 bits a channel"
+        )
+    if 0 < highest < _TWELVE_BITS:
+        raise ImageError(
+            f"it has 16 bits, but no pixel above {highest}: at the full range of 65535 it would be almost black; "
+            "scale its values and save it with 8 bits a channel"
+        )
+    return np.round(values / 257).astype(np.uint8)
