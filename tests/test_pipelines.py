@@ -44,7 +44,8 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def segmenter(checkpoint):
-    return pipeline(TASK, model=str(checkpoint), device="cpu", threshold=0.0)
+    # The masks of random weights cover each other.
+    return pipeline(TASK, model=str(checkpoint), device="cpu", threshold=0.0, duplicate_iou=1)
 
 
 @pytest.fixture
@@ -219,8 +220,10 @@ def test_one_frame_at_a_time(segmenter):
 def test_a_long_file_is_read_as_it_is_needed(segmenter, tmp_path, monkeypatch):
     path = write_mp4(tmp_path / "long.mp4", frames=20)
     decoded, at_call = [], []
-    picture, forward = video_io._picture, segmenter.model.forward
-    monkeypatch.setattr(video_io, "_picture", lambda frame: decoded.append(0) or picture(frame))
+    picture, forward = video_io.VideoReader._picture, segmenter.model.forward
+    monkeypatch.setattr(
+        video_io.VideoReader, "_picture", lambda self, frame: decoded.append(0) or picture(self, frame)
+    )
 
     def spy(**inputs):
         at_call.append(len(decoded))
@@ -431,13 +434,88 @@ def test_an_empty_list_is_an_error(segmenter):
         segmenter([])
 
 
+def test_an_unknown_argument_is_refused_with_the_known_ones(segmenter):
+    with pytest.raises(TypeError, match=r"no argument treshold; expected some of boxes, classes, .*threshold, top_k"):
+        segmenter(moving_square(2), treshold=0.5)
+
+
+def test_classes(segmenter):
+    every = segmenter(moving_square(3))
+    for classes in (["star", "ring"], [1, 2], ("ring", 1)):
+        got = segmenter(moving_square(3), classes=classes)
+        assert [(t["label"], t["score"]) for t in got] == [
+            (t["label"], t["score"]) for t in every if t["label"] in ("star", "ring")
+        ]
+    assert {track["label"] for track in segmenter(moving_square(3), classes="star")} == {"star"}
+
+
+def test_boxes_are_those_of_the_masks_or_of_the_model(segmenter):
+    of_masks = segmenter(moving_square(2), return_instances=True)
+    of_model = segmenter(moving_square(2), return_instances=True, boxes="model")
+    assert of_masks.masks == of_model.masks
+    for track in range(len(of_masks)):
+        for frame in of_masks.present([0, 1][0]):
+            rows, columns = np.nonzero(of_masks.decode(0)[frame])
+            box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert of_masks.boxes[frame, 0].tolist() == box
+        assert not np.array_equal(of_masks.boxes[track], of_model.boxes[track], equal_nan=True)
+
+
+def test_each_object_once_by_default(checkpoint):
+    segmenter = pipeline(TASK, model=str(checkpoint), device="cpu", threshold=0.0)
+    every = segmenter(moving_square(3), duplicate_iou=1, return_instances=True)
+    once = segmenter(moving_square(3), return_instances=True)
+    assert 0 < len(once) < len(every)
+    assert once.track_ids.tolist() == list(range(1, len(once) + 1))
+    assert once.scores[0] == every.scores[0]  # the better one stays
+
+
+class ByIndex(torch.utils.data.Dataset):
+    """Has a length, and raises nothing beyond it."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return {"video": moving_square(2)}
+
+
+def test_a_dataset_by_index_ends_at_its_length(segmenter):
+    assert len(list(segmenter(KeyDataset(ByIndex(), "video")))) == 3
+
+
+def test_a_model_without_numbers_says_so(segmenter, warnings):
+    for head in segmenter.model.class_embed:
+        torch.nn.init.constant_(head.bias, float("nan"))
+    with pytest.raises(ValueError, match="not one score of the model is a number; its weights are damaged"):
+        segmenter(moving_square(2))
+    assert segmenter([moving_square(2)]) == [None]
+    assert "not one score" in warnings[-1]
+
+
+def test_ctrl_c_hands_over_the_clips_that_are_finished(segmenter, monkeypatch):
+    forward, calls = segmenter.model.forward, []
+
+    def stopped(**inputs):
+        calls.append(0)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return forward(**inputs)
+
+    monkeypatch.setattr(segmenter.model, "forward", stopped)
+    with pytest.raises(pipelines.VideoInterrupted) as stop:
+        segmenter(moving_square(16), max_frames=6)
+    assert [start for start, _ in stop.value.clips] == [0, 5]
+    assert join_clips(stop.value.clips).num_frames == 11
+
+
 def test_save_and_load(segmenter, tmp_path):
     segmenter.model.config.custom_pipelines = {TASK: {"impl": "elsewhere.Pipeline", "pt": ["AutoModel"]}}
     segmenter.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert "custom_pipelines" not in config
     assert not list(tmp_path.glob("*.py"))
-    loaded = pipeline(TASK, model=str(tmp_path), device="cpu", threshold=0.0)
+    loaded = pipeline(TASK, model=str(tmp_path), device="cpu", threshold=0.0, duplicate_iou=1)
     assert loaded.video_processor.size["shortest_edge"] == 32
     assert_same(loaded(moving_square(3)), segmenter(moving_square(3)))
 

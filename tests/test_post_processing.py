@@ -98,8 +98,12 @@ def test_a_mask_drawn_by_hand():
         [0, 0, 0, 0, 0, 0, 0, 0],
     ]
     assert result.masks[0][1] is None
+    assert result.boxes[0, 0].tolist() == [0, 0, 4, 2]  # of the mask
+    assert np.isnan(result.boxes[0, 1]).all()
+    [result] = post_process_video_instance_segmentation(outputs, [(4, 8)], top_k=1, boxes="model")
     assert result.boxes[0, 0].tolist() == [0, 0, 4, 4]
     assert np.isnan(result.boxes[0, 1]).all()
+    result.id2label = {0: "cat", 1: "dog"}
     assert (result.size, result.num_frames) == ((4, 8), 2)
     assert result.to_list()[0]["label"] == "cat"
 
@@ -107,7 +111,7 @@ def test_a_mask_drawn_by_hand():
 def test_boxes_are_clipped_to_the_frame():
     outputs = random_outputs(0)
     outputs.pred_boxes = torch.tensor([0.9, 0.1, 0.6, 0.6]).expand(1, 7, 4, 4)
-    [result] = post_process_video_instance_segmentation(outputs, [(100, 200)])
+    [result] = post_process_video_instance_segmentation(outputs, [(100, 200)], boxes="model")
     present = result.boxes[~np.isnan(result.boxes).any(-1)]
     np.testing.assert_allclose(present, np.tile([[120, 0, 200, 40]], (len(present), 1)), atol=1e-4)
 

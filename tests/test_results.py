@@ -331,20 +331,6 @@ def test_broken_files(tmp_path, text, message):
     assert str(path) in str(error.value)
 
 
-def test_run_lengths_agree_with_pycocotools():
-    from transformers_msstsvis.results import _run_lengths
-
-    rng = np.random.default_rng(0)
-    for height, width in ((1, 1), (3, 4), (37, 70), (500, 300)):
-        mask = rng.random((height, width)) < rng.random()
-        mask[: height // 2] = False  # long runs too
-        flat = mask.ravel(order="F")
-        changes = np.flatnonzero(np.diff(np.concatenate([[False], flat]).astype(int)))
-        expected = np.diff([0, *changes, flat.size]).tolist()
-        rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-        assert _run_lengths(rle["counts"].decode()) == expected
-
-
 def test_importing_stays_light():
     code = "import sys, transformers_msstsvis.results; print({'supervision', 'matplotlib', 'av'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -207,7 +207,13 @@ def _predict_video(
         raise SkippedVideo(f"{name} is skipped, {len(missing)} frames are missing, e.g. {missing[0]}")
     try:
         instances = segmenter(
-            [frames], threshold=0.0, top_k=top_k, max_frames=max_frames, return_instances=True, on_error="raise"
+            [frames],
+            threshold=0.0,
+            top_k=top_k,
+            max_frames=max_frames,
+            duplicate_iou=1,  # as published
+            return_instances=True,
+            on_error="raise",
         )[0]
     except Exception as error:
         # Decoders and accelerators raise of every kind, and no video may cost the results of the others.

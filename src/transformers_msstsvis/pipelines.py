@@ -1,13 +1,15 @@
 """Pipeline of the task `"video-instance-segmentation"`."""
 
-from collections.abc import Iterable, Iterator
-from numbers import Integral
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from types import GeneratorType
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import ChunkPipeline
@@ -16,6 +18,7 @@ from transformers.utils import logging
 
 from .models.auto import AutoModelForVideoInstanceSegmentation
 from .models.msstsvis.video_processing_msstsvis import is_one_video, pad_videos
+from .post_processing import BOXES, check_count
 from .results import VideoInstances
 
 logger = logging.get_logger(__name__)
@@ -25,6 +28,19 @@ SAMPLE_MODEL = Path(__file__).parent / "checkpoints" / "msstsvis-tiny-synthetic"
 
 # Kept from every clip of a long video, so that a track survives the clips in which its object is hard to see.
 CLIP_THRESHOLD = 0.05
+
+
+class VideoInterrupted(KeyboardInterrupt):
+    """
+    Ctrl-C while a video was running.
+
+    Attributes:
+        clips: first frame and [`VideoInstances`] of each clip that was finished, for [`join_clips`].
+    """
+
+    def __init__(self, clips: list[tuple[int, VideoInstances]]):
+        super().__init__("interrupted")
+        self.clips = clips
 
 
 class VideoInstanceSegmentationPipeline(ChunkPipeline):
@@ -42,6 +58,14 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             are read and run one after the other, and joined to tracks by their masks in the shared frames; what is not
             over yet stays in memory as compressed masks only. Clips give everything that scores above 0.05, and
             `threshold` applies to the joined score: the mean over the clips, weighted by the frames of each.
+        classes (`str`, `int` or a list of them, *optional*):
+            Only tracks of these classes, given by name or label, from the `top_k` pairs of all classes.
+        duplicate_iou (`float`, defaults to 0.5):
+            A track that covers a better one, of whatever class, with more than this mask IoU over the frames in which
+            it is visible, is the same object once more and left out; 1 keeps all, as in the published results.
+        boxes (`str`, defaults to `"mask"`): `"mask"`, around the masks, or `"model"`, as the model predicts them.
+        public_urls (`bool`, defaults to `False`):
+            Refuse URLs that lead to this machine or its private networks. For services that strangers use.
         on_error (`str`, *optional*):
             `"raise"`: a video that can't be read stops the call; the default for a single video. `"skip"`: its result
             is None, with a warning that says why; the default for lists, datasets and generators.
@@ -97,37 +121,56 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             kwargs["on_error"] = self._preprocess_params.get("on_error") or ("raise" if single else "skip")
         return super().__call__(inputs, **kwargs)
 
-    def _sanitize_parameters(
-        self,
-        threshold: float | None = None,
-        top_k: int | None = None,
-        mask_threshold: float | None = None,
-        max_frames: int | None = None,
-        on_error: str | None = None,
-        return_instances: bool | None = None,
-    ) -> tuple[dict, dict, dict]:
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is {threshold}; expected a score from 0 to 1")
-        if mask_threshold is not None and not 0 < mask_threshold < 1:
-            raise ValueError(f"mask_threshold is {mask_threshold}; expected a probability between 0 and 1")
-        for name, count in (("top_k", top_k), ("max_frames", max_frames)):
-            if count is not None and (not isinstance(count, Integral) or count < 1):
-                raise ValueError(f"{name} is {count}; expected at least 1, and a whole number")
-        if on_error not in (None, "raise", "skip"):
-            raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
-        preprocess = {"max_frames": max_frames, "on_error": on_error}
-        forward = {"threshold": threshold, "top_k": top_k, "mask_threshold": mask_threshold}
-        postprocess = {"threshold": threshold, "return_instances": return_instances}
-        given = [
-            {name: value for name, value in parameters.items() if value is not None}
-            for parameters in (preprocess, forward, postprocess)
-        ]
-        return tuple(given)
+    def _sanitize_parameters(self, **parameters) -> tuple[dict, dict, dict]:
+        steps = [_keywords(step) for step in (self.preprocess, self._forward, self.postprocess)]
+        unknown = [name for name in parameters if not any(name in step for step in steps)]
+        if unknown:
+            known = sorted({name for step in steps for name in step})
+            raise TypeError(f"there is no argument {', '.join(unknown)}; expected some of {', '.join(known)}")
+        given = {name: value for name, value in parameters.items() if value is not None}
+        self._check(**given)
+        return tuple({name: value for name, value in given.items() if name in step} for step in steps)
 
-    def preprocess(self, video: Any, max_frames: int = 36, on_error: str = "skip") -> Iterator[dict[str, Any]]:
+    def _check(self, **given) -> None:
+        meanings = {
+            "threshold": "a score from 0 to 1",
+            "mask_threshold": "a probability between 0 and 1",
+            "duplicate_iou": "an IoU from 0 to 1",
+        }
+        for name, meaning in meanings.items():
+            value = given.get(name, 0.5)
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if not (number and 0 <= value <= 1) or (name == "mask_threshold" and value in (0, 1)):
+                raise ValueError(f"{name} is {value!r}; expected {meaning}")
+        for name in ("top_k", "max_frames"):
+            check_count(name, given.get(name, 1))
+        for name, choices in (("on_error", ("raise", "skip")), ("boxes", BOXES)):
+            if given.get(name, choices[0]) not in choices:
+                raise ValueError(f"{name} is {given[name]!r}; expected {' or '.join(map(repr, choices))}")
+        self._labels_of(given.get("classes"))
+
+    def _labels_of(self, classes: str | int | Sequence[str | int] | None) -> set[int] | None:
+        """Labels of classes that are given by name or label."""
+        if classes is None:
+            return None
+        names = self.model.config.id2label
+        of_name = {name: label for label, name in names.items()}
+        chosen = [classes] if isinstance(classes, str | int) else list(classes)
+        labels = [of_name.get(name, name) for name in chosen]
+        unknown = [str(name) for name, label in zip(chosen, labels, strict=True) if label not in names]
+        if unknown:
+            raise ValueError(
+                f"the model has no class {', '.join(unknown)}; expected some of {', '.join(map(str, names.values()))}"
+            )
+        return set(labels)
+
+    def preprocess(
+        self, video: Any, max_frames: int = 36, on_error: str = "skip", public_urls: bool = False
+    ) -> Iterator[dict[str, Any]]:
         """Read a video clip by clip."""
         try:
-            yield from self._clips(video, max_frames)
+            for clip in self._clips(video, max_frames, public_urls):
+                yield {**clip, "on_error": on_error}
         except Exception as error:
             # Decoders raise of every kind, and no video may cost the results of the others.
             if on_error == "raise":
@@ -136,10 +179,10 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             logger.warning(f"{name} is skipped, its result is None: {error}")
             yield {"pixels": None, "is_last": True}
 
-    def _clips(self, video: Any, max_frames: int) -> Iterator[dict[str, Any]]:
+    def _clips(self, video: Any, max_frames: int, public_urls: bool) -> Iterator[dict[str, Any]]:
         from .data.video_io import VideoReader
 
-        reader = VideoReader(video)
+        reader = VideoReader(video, public_urls=public_urls)
         overlap = min(max_frames // 6 or 1, max_frames - 1)
         for start, frames, is_last in split_clips(reader, max_frames, overlap):
             pixels = self.video_processor(
@@ -171,6 +214,8 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
     def get_iterator(
         self, inputs, num_workers: int, batch_size: int, preprocess_params, forward_params, postprocess_params
     ):
+        if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):
+            inputs = _ByIndex(inputs)
         clips = PipelineChunkIterator(inputs, self.preprocess, preprocess_params)
         # One worker at most: each would read all videos.
         loader = DataLoader(clips, num_workers=min(num_workers, 1), batch_size=batch_size, collate_fn=self._collate)
@@ -192,39 +237,68 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
                             progress.close()
                         yield video
                         video, progress = [], None
+        except KeyboardInterrupt as stop:
+            raise VideoInterrupted([(c["start"], c["instances"]) for c in video if c["readable"]]) from stop
         finally:
             if progress is not None:
                 progress.close()
 
     def _forward(
-        self, inputs: dict[str, Any], threshold: float = 0.3, top_k: int = 10, mask_threshold: float = 0.5
+        self,
+        inputs: dict[str, Any],
+        threshold: float = 0.3,
+        top_k: int = 10,
+        mask_threshold: float = 0.5,
+        classes: str | int | Sequence[str | int] | None = None,
+        boxes: str = "mask",
     ) -> dict[str, Any]:
         clips = inputs.pop("clips")
         readable = [clip for clip in clips if clip["readable"]]
         if readable:
             if not all(clip["is_last"] and clip["start"] == 0 for clip in readable):
                 threshold = min(threshold, CLIP_THRESHOLD)
+            # k pairs of a query and a class have k different queries at most.
+            outputs = self.model(**inputs, mask_top_k=top_k)
             results = self.video_processor.post_process_video_instance_segmentation(
-                # k pairs of a query and a class have k different queries at most.
-                self.model(**inputs, mask_top_k=top_k),
+                outputs,
                 target_sizes=[clip["size"] for clip in readable],
                 threshold=threshold,
                 top_k=top_k,
                 mask_threshold=mask_threshold,
                 id2label=self.model.config.id2label,
+                boxes=boxes,
             )
-            for clip, instances in zip(readable, results, strict=True):
+            labels = self._labels_of(classes)
+            for clip, instances, logits in zip(readable, results, outputs.logits, strict=True):
+                clip["readable"] = self._has_numbers(clip, logits)
                 instances.fps = clip["fps"]
-                clip["instances"] = instances
+                chosen = None if labels is None else np.isin(instances.labels, list(labels))
+                clip["instances"] = instances if chosen is None else instances[chosen]
         return {"clips": clips}
 
+    def _has_numbers(self, clip: dict[str, Any], logits: torch.Tensor) -> bool:
+        if logits.isfinite().any():
+            return True
+        problem = (
+            f"{clip['name']}: not one score of the model is a number; its weights are damaged, or too large for "
+            f"{self.model.dtype}: load the checkpoint anew, or in float32"
+        )
+        if clip["on_error"] == "raise":
+            raise ValueError(problem)
+        logger.warning(f"{problem}. The video is skipped, its result is None.")
+        return False
+
     def postprocess(
-        self, clips: list[dict[str, Any]], threshold: float = 0.3, return_instances: bool = False
+        self,
+        clips: list[dict[str, Any]],
+        threshold: float = 0.3,
+        duplicate_iou: float = 0.5,
+        return_instances: bool = False,
     ) -> VideoInstances | list[dict[str, Any]] | None:
         """Join the clips of one video."""
         if not all(clip["readable"] for clip in clips):
             return None
-        instances = join_clips([(clip["start"], clip["instances"]) for clip in clips], threshold)
+        instances = join_clips([(clip["start"], clip["instances"]) for clip in clips], threshold, duplicate_iou)
         return instances if return_instances else instances.to_list()
 
     def save_pretrained(self, save_directory: str | PathLike, **kwargs) -> None:
@@ -238,6 +312,19 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             del self.model.config.custom_pipelines
         self.model.save_pretrained(save_directory, **kwargs)
         self.video_processor.save_pretrained(save_directory, **kwargs)
+
+
+class _ByIndex:
+    """A data set by its indices: it need not raise the IndexError at its end that iterating over it waits for."""
+
+    def __init__(self, dataset: Sequence):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator:
+        return (self.dataset[index] for index in range(len(self.dataset)))
 
 
 def split_clips(
@@ -259,24 +346,33 @@ def split_clips(
     yield start, clip, True
 
 
-def join_clips(clips: list[tuple[int, VideoInstances]], threshold: float = 0.0) -> VideoInstances:
+def join_clips(
+    clips: list[tuple[int, VideoInstances]], threshold: float = 0.0, duplicate_iou: float = 1.0
+) -> VideoInstances:
     """
     Join the results of overlapping clips, given with their first frames, to the tracks of the video.
 
     Returns:
-        The tracks that score at least `threshold`, best first; track ids are 1, 2, ... in order of appearance, or of
-        the score if there is only one clip.
+        The tracks that score at least `threshold` and are not [duplicates][suppress_duplicates], best first; track ids
+        are 1, 2, ... in order of appearance, or of the score if there is only one clip.
     """
-    if len(clips) == 1:
-        return clips[0][1].filter(threshold)
     from .tracking.stitching import TrackStitcher
+    from .tracking.suppression import suppress_duplicates
 
-    stitcher = TrackStitcher()
-    for start, instances in clips:
-        stitcher.add(instances, start)
-    tracks = stitcher.finish().filter(threshold)
+    if len(clips) == 1:
+        tracks = suppress_duplicates(clips[0][1].filter(threshold), duplicate_iou)
+    else:
+        stitcher = TrackStitcher()
+        for start, instances in clips:
+            stitcher.add(instances, start)
+        tracks = suppress_duplicates(stitcher.finish().filter(threshold), duplicate_iou)
     tracks.track_ids = np.arange(1, len(tracks) + 1)
     return tracks[np.argsort(-tracks.scores, kind="stable")]
+
+
+def _keywords(step: Any) -> set[str]:
+    """The arguments of a step of the pipeline, but for what the step before hands over."""
+    return set(list(inspect.signature(step).parameters)[1:])
 
 
 def register_pipeline() -> None:

@@ -7,6 +7,8 @@ H and W height and width of the result.
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,17 @@ from .results import RLE, VideoInstances, encode_mask
 
 logger = logging.get_logger(__name__)
 
+BOXES = ("mask", "model")
+
+
+def check_count(name: str, count: Any) -> None:
+    """
+    Raises:
+        ValueError: if `count` is no whole number from 1 on.
+    """
+    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"{name} is {count!r}; expected at least 1, and a whole number")
+
 
 def post_process_video_instance_segmentation(
     outputs: ModelOutput,
@@ -26,6 +39,7 @@ def post_process_video_instance_segmentation(
     top_k: int = 10,
     mask_threshold: float = 0.5,
     id2label: Mapping[int, str] | None = None,
+    boxes: str = "mask",
 ) -> list[VideoInstances]:
     """
     Turn model outputs into the instances of every video, as the published code does.
@@ -42,24 +56,33 @@ def post_process_video_instance_segmentation(
         top_k: pairs of a query and a class to keep per video.
         mask_threshold: probability, strictly between 0 and 1, above which a pixel belongs to the instance.
         id2label: class names, put into the results.
+        boxes: `"mask"`: around the mask of each frame. `"model"`: as the model predicts them beside the masks, clipped
+            to the frame; the two part where a video is unlike those of the training.
 
     Returns:
-        One [`VideoInstances`] per video, best score first, track ids 1 to n. Boxes are those that the model predicts,
-        clipped to the frame. Instances without a single pixel in all frames are left out, and so are pairs whose score
-        is not a number, with a warning.
+        One [`VideoInstances`] per video, best score first, track ids 1 to n. Instances without a single pixel in all
+        frames are left out, and so are pairs whose score is not a number, with a warning.
 
     Raises:
-        ValueError: for missing masks, a wrong number of target sizes, or thresholds and counts out of range; if the
-            best pairs contain a query whose masks were not computed.
+        TypeError: if `outputs` are not what a model returns.
+        ValueError: for missing masks, a wrong number of target sizes, or arguments out of range; if the best pairs
+            contain a query whose masks were not computed.
     """
+    if not isinstance(outputs, ModelOutput) or "pred_boxes" not in outputs:
+        raise TypeError(
+            f"outputs are of type {type(outputs).__name__}; expected what the model returns for a batch of videos"
+        )
     if outputs.pred_masks is None:
         raise ValueError(
             "outputs hold no pred_masks, as in training with labels; put the model into eval mode, or pass mask_top_k"
         )
     if not 0 < mask_threshold < 1:
         raise ValueError(f"mask_threshold is {mask_threshold}; expected a probability between 0 and 1, both excluded")
-    if top_k < 1:
-        raise ValueError(f"top_k is {top_k}; expected at least 1")
+    check_count("top_k", top_k)
+    if not isinstance(threshold, Real):
+        raise ValueError(f"threshold is {threshold!r}; expected a number")
+    if boxes not in BOXES:
+        raise ValueError(f"boxes is {boxes!r}; expected one of {', '.join(map(repr, BOXES))}")
     if target_sizes is not None and len(target_sizes) != len(outputs.logits):
         raise ValueError(
             f"{len(target_sizes)} target_sizes were given for {len(outputs.logits)} videos; expected one "
@@ -84,8 +107,10 @@ def post_process_video_instance_segmentation(
         masks = [[resized_mask(frame, size, mask_threshold) for frame in frames] for frames in logits]
         masks = [masks[row] for row in row_of_pair]
 
-        boxes = outputs.pred_boxes[video].detach().float().cpu()[queries][:, real]
-        boxes = center_to_corners_format(boxes).clamp(0, 1) * torch.tensor([size[1], size[0]] * 2)
+        corners = None
+        if boxes == "model":
+            corners = outputs.pred_boxes[video].detach().float().cpu()[queries][:, real]
+            corners = center_to_corners_format(corners).clamp(0, 1) * torch.tensor([size[1], size[0]] * 2)
         keep = [pair for pair in range(len(masks)) if any(mask is not None for mask in masks[pair])]
         results.append(
             VideoInstances(
@@ -93,7 +118,7 @@ def post_process_video_instance_segmentation(
                 labels=labels[keep].numpy(),
                 track_ids=np.arange(1, len(keep) + 1),
                 masks=[masks[pair] for pair in keep],
-                boxes=boxes[keep].numpy(),
+                boxes=None if corners is None else corners[keep].numpy(),
                 size=size,
                 num_frames=int(real.sum()),
                 id2label=None if id2label is None else dict(id2label),

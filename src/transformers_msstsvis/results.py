@@ -4,8 +4,10 @@ Letters: `n` instances, `T` frames, `H`, `W` frame height and width in pixels.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from .rle import excerpt
+from .files import written_aside
+from .rle import MAX_SIDE, count_pixels, excerpt, read_mask
 
 RLE = dict[str, Any]
 
@@ -44,8 +47,15 @@ def encode_mask(mask: np.ndarray) -> RLE | None:
 
 
 def decode_mask(rle: RLE) -> np.ndarray:
-    """Decompress one COCO RLE (counts as str, bytes or an uncompressed list of run lengths) to bool `(H, W)`."""
-    return coco_mask.decode(_normalised_rle(rle)).astype(bool)
+    """
+    Decompress one COCO RLE (counts as str, bytes or an uncompressed list of run lengths) to bool `(H, W)`.
+
+    Raises:
+        ValueError: if it is no RLE, or its runs do not add up to its pixels.
+    """
+    rle = _normalised_rle(rle)
+    _check_runs([rle])
+    return coco_mask.decode(rle).astype(bool)
 
 
 @dataclass(repr=False, eq=False)
@@ -83,29 +93,56 @@ class VideoInstances:
     id2label: dict[int, str] | None = None
 
     def __post_init__(self):
-        self.size = (int(self.size[0]), int(self.size[1]))
-        self.num_frames = int(self.num_frames)
+        self.size = _whole_numbers("size", self.size, 2, "(height, width) in pixels")
+        [self.num_frames] = _whole_numbers("num_frames", [self.num_frames], 1, "the number of frames")
+        if min(*self.size, self.num_frames) < 0:
+            raise ValueError(f"size is {self.size} and num_frames {self.num_frames}; expected no negative number")
+        if self.fps is not None and not (isinstance(self.fps, Real) and self.fps > 0):
+            raise ValueError(f"fps is {excerpt(self.fps)}; expected a positive number of frames per second, or None")
         if self.id2label is not None:
-            self.id2label = {int(label): str(name) for label, name in self.id2label.items()}
-
-        self.scores = np.asarray(self.scores, dtype=np.float32)
-        self.labels = np.asarray(self.labels, dtype=np.int64)
-        self.track_ids = np.asarray(self.track_ids, dtype=np.int64)
-        for name in ("scores", "labels", "track_ids"):
-            if getattr(self, name).shape != (len(self.masks),):
+            try:
+                self.id2label = {int(label): str(name) for label, name in self.id2label.items()}
+            except (AttributeError, TypeError, ValueError) as error:
                 raise ValueError(
-                    f"{name} has shape {getattr(self, name).shape}; expected ({len(self.masks)},), one value for each "
-                    "of the instances in masks"
-                )
+                    f"id2label is {excerpt(self.id2label)}; expected a dict of class names by label, a whole number"
+                ) from error
+        if not isinstance(self.masks, Sequence) or isinstance(self.masks, str):
+            raise ValueError(
+                f"masks is {excerpt(self.masks)}; expected a list with the masks of each instance, one for each frame"
+            )
+
+        number = len(self.masks)
+        self.labels = np.array(_whole_numbers("labels", self.labels, number, "a class index for each instance"), int)
+        self.track_ids = np.array(
+            _whole_numbers("track_ids", self.track_ids, number, "an identity for each instance"), int
+        )
+        if len(np.unique(self.track_ids)) < number:
+            raise ValueError(
+                f"track_ids are {excerpt(self.track_ids.tolist())}; expected a different one for each instance"
+            )
+        try:
+            self.scores = np.asarray(self.scores, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"scores are {excerpt(self.scores)}; expected numbers") from error
+        if self.scores.shape != (number,):
+            raise ValueError(
+                f"scores has shape {self.scores.shape}; expected ({number},), one value for each of the instances in "
+                "masks"
+            )
         if not np.isfinite(self.scores).all():
             raise ValueError(
                 f"scores of instances {np.flatnonzero(~np.isfinite(self.scores)).tolist()} are not finite: "
                 "leave these instances out, and look for NaN in the model's logits"
             )
         self.masks = [self._checked_masks(index, masks) for index, masks in enumerate(self.masks)]
+        _check_runs([rle for masks in self.masks for rle in masks if rle is not None])
         self.boxes = self._checked_boxes(self.boxes)
 
     def _checked_masks(self, index: int, masks: list[RLE | None]) -> list[RLE | None]:
+        if not isinstance(masks, Sequence) or isinstance(masks, str):
+            raise ValueError(
+                f"masks of instance {index} are {excerpt(masks)}; expected a list with an RLE or None for each frame"
+            )
         if len(masks) != self.num_frames:
             raise ValueError(
                 f"masks of instance {index} cover {len(masks)} frames; expected num_frames = {self.num_frames}: "
@@ -123,7 +160,10 @@ class VideoInstances:
     def _checked_boxes(self, boxes: np.ndarray | None) -> np.ndarray:
         shape = (len(self), self.num_frames, 4)
         # A copy: absent frames are overwritten, and the caller's array is not ours.
-        boxes = np.full(shape, np.nan, dtype=np.float32) if boxes is None else np.array(boxes, dtype=np.float32)
+        try:
+            boxes = np.full(shape, np.nan, dtype=np.float32) if boxes is None else np.array(boxes, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"boxes are {excerpt(boxes)}; expected numbers of shape {shape}") from error
         if boxes.shape != shape and not boxes.size == len(self) == 0:
             raise ValueError(f"boxes has shape {boxes.shape}; expected {shape} (instances, frames, x1 y1 x2 y2)")
         boxes = boxes.reshape(shape)
@@ -151,17 +191,21 @@ class VideoInstances:
     def __getitem__(self, index) -> "VideoInstances":
         """Chosen instances, by bool or integer array, list, slice or one integer; iterating gives them singly."""
         chosen = np.atleast_1d(np.arange(len(self))[index])
-        return replace(
-            self,
-            scores=self.scores[chosen],
-            labels=self.labels[chosen],
-            track_ids=self.track_ids[chosen],
-            masks=[self.masks[i] for i in chosen],
-            boxes=self.boxes[chosen],
-        )
+        selection = copy(self)  # what was checked once is not checked again
+        selection.scores, selection.labels = self.scores[chosen], self.labels[chosen]
+        selection.track_ids, selection.boxes = self.track_ids[chosen], self.boxes[chosen]
+        selection.masks = [self.masks[i] for i in chosen]
+        return selection
 
     def filter(self, threshold: float) -> "VideoInstances":
-        """The instances whose score is at least `threshold`."""
+        """
+        The instances whose score is at least `threshold`.
+
+        Raises:
+            ValueError: if `threshold` is no number.
+        """
+        if not isinstance(threshold, Real):
+            raise ValueError(f"threshold is {threshold!r}; expected a number")
         return self[self.scores >= np.float32(threshold)]
 
     def label_name(self, label: int) -> str | int:
@@ -345,7 +389,7 @@ class VideoInstances:
         fits = all(1 <= track <= 255 for track in tracks)
         value_of = {track: track if fits else value for value, track in enumerate(tracks, start=1)}
 
-        folder = Path(path)
+        folder = Path(path).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         palette = track_palette().tobytes()
         by_score = np.argsort(self.scores, kind="stable")
@@ -356,7 +400,8 @@ class VideoInstances:
                     values[decode_mask(self.masks[index][frame])] = value_of[int(self.track_ids[index])]
             image = Image.fromarray(values)
             image.putpalette(palette)
-            image.save(folder / f"{frame:05d}.png")
+            with written_aside(folder / f"{frame:05d}.png") as unfinished:
+                image.save(unfinished)
         return {value: track for track, value in value_of.items()}
 
     def to_supervision(self, frame: int) -> "supervision.Detections":  # noqa: F821 (imported when called)
@@ -401,13 +446,13 @@ class VideoInstances:
             for label in labels
         ]
         document = {"video": video, "categories": categories, "results": self.to_ytvis(video_id, category_ids)}
-        Path(path).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+        _write_json(path, document)
 
     def save_ytvis_json(
         self, path: str | PathLike, video_id: int | str = 1, category_ids: Mapping[int, int] | None = None
     ) -> None:
         """Write `to_ytvis` as it is: a plain list, the YouTube-VIS results format."""
-        Path(path).write_text(json.dumps(self.to_ytvis(video_id, category_ids), allow_nan=False), encoding="utf-8")
+        _write_json(path, self.to_ytvis(video_id, category_ids))
 
     @classmethod
     def load_json(
@@ -429,15 +474,16 @@ class VideoInstances:
             ValueError: if the file is in neither format, holds several videos and none was chosen, or a plain list
                 shows no mask and so tells no frame size.
         """
+        path = Path(path).expanduser()
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
+            document = json.loads(path.read_text(encoding="utf-8-sig"))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a JSON file ({error}): was it written completely?") from None
         try:
             if isinstance(document, dict):
                 return cls._from_document(document)
             return cls._from_ytvis(document, video_id, category_ids, id2label)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, OverflowError, ValueError) as error:
             reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
             raise ValueError(
                 f"{path} could not be read: {reason}; expected a file of save_json or a YouTube-VIS results list"
@@ -486,6 +532,9 @@ class VideoInstances:
     @classmethod
     def _from_results(cls, results, labels, size, num_frames, fps=None, id2label=None) -> "VideoInstances":
         absent = [np.nan] * 4
+        tracks = [result.get("track_id", number) for number, result in enumerate(results, start=1)]
+        if len(set(tracks)) < len(tracks):  # of a query that appears with several classes
+            tracks = range(1, len(tracks) + 1)
         boxes = [
             [absent if box is None else box for box in result.get("boxes") or [None] * num_frames]
             for result in results
@@ -493,7 +542,7 @@ class VideoInstances:
         return cls(
             scores=[result["score"] for result in results],
             labels=labels,
-            track_ids=[result.get("track_id", number) for number, result in enumerate(results, start=1)],
+            track_ids=tracks,
             masks=[[_visible(rle) for rle in result["segmentations"]] for result in results],
             boxes=boxes,
             size=size,
@@ -508,38 +557,58 @@ def _plain(value: np.float32) -> float:
     return float(str(np.float32(value)))
 
 
+def _write_json(path: str | PathLike, document: Any) -> None:
+    with written_aside(path) as unfinished:
+        unfinished.write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+
+
+def _whole_numbers(name: str, values: Any, number: int, meaning: str) -> tuple[int, ...]:
+    """`number` integers of 64 bits."""
+    try:
+        given = np.asarray(values)
+        whole = given.astype(np.int64)
+        valid = given.dtype.kind in "iuf" and bool((whole == given).all())
+    except (TypeError, ValueError, OverflowError):
+        valid = False
+    if not valid and number + len(np.atleast_1d(np.asarray(values, dtype=object))):
+        raise ValueError(f"{name} is {excerpt(values)}; expected whole numbers: {meaning}")
+    if given.shape != (number,):
+        raise ValueError(f"{name} has shape {given.shape}; expected ({number},): {meaning}")
+    return tuple(whole.tolist())
+
+
+def _check_runs(masks: list[RLE]) -> None:
+    """Run lengths that do not add up to the frame let pycocotools read memory that nothing has written."""
+    if not masks:
+        return
+    totals = count_pixels([rle["counts"] for rle in masks])[1]
+    for rle, total in zip(masks, totals.tolist(), strict=True):
+        height, width = rle["size"]
+        if total != height * width:
+            raise ValueError(
+                f"the runs of a mask do not add up to its {height} x {width} pixels, they sum to {total}: its counts "
+                "are damaged, encode it again"
+            )
+
+
 def _visible(rle: RLE | None) -> RLE | None:
     """None for a mask without a pixel: other writers give an empty RLE, or an empty list, where we give None."""
     if not rle:
         return None
     rle = _normalised_rle(rle)
-    height, width = rle["size"]
-    if sum(_run_lengths(rle["counts"])) != height * width:
-        # pycocotools would fill the missing pixels with whatever the memory holds.
-        raise ValueError(f"the runs of a mask do not add up to its {height} x {width} pixels: its counts are damaged")
+    _check_runs([rle])
     return rle if coco_mask.area(rle) else None
-
-
-def _run_lengths(counts: str) -> list[int]:
-    """Run lengths of compressed COCO counts: 5-bit groups from character 48 on, lowest first, the sixth bit says that
-    more follow; from the fourth run on, the difference to the run two before.
-    """
-    runs, value, shift = [], 0, 0
-    for character in counts.encode("ascii"):
-        group = character - 48
-        value |= (group & 0x1F) << shift
-        shift += 5
-        if not group & 0x20:
-            if group & 0x10:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value, shift = 0, 0
-    return runs
 
 
 def _normalised_rle(rle: RLE) -> RLE:
     """The same RLE with compressed `counts` as str, given as str, as bytes or as a list of run lengths."""
-    if not isinstance(rle, dict) or "size" not in rle or not isinstance(rle.get("counts"), str | bytes | list):
+    if (
+        not isinstance(rle, dict)
+        or not isinstance(rle.get("counts"), str | bytes | list)
+        or not isinstance(rle.get("size"), Sequence)
+        or len(rle["size"]) != 2
+        or not all(isinstance(side, int | np.integer) and 0 <= side <= MAX_SIDE for side in rle["size"])
+    ):
         raise ValueError(
             f"a mask is {excerpt(rle)}; expected a COCO RLE {{'size': [height, width], 'counts': str}}: "
             "use encode_mask for a binary array"
@@ -548,5 +617,5 @@ def _normalised_rle(rle: RLE) -> RLE:
     if isinstance(counts, str):
         return rle
     if isinstance(counts, list):
-        counts = coco_mask.frPyObjects(rle, *rle["size"])["counts"]
+        return read_mask({"size": list(rle["size"]), "counts": counts}, *rle["size"])
     return {"size": list(rle["size"]), "counts": counts.decode("ascii")}

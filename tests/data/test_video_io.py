@@ -1,7 +1,4 @@
-import functools
-import http.server
 import struct
-import threading
 import tracemalloc
 from fractions import Fraction
 
@@ -210,36 +207,147 @@ def test_a_video_without_one_readable_frame_is_an_error(tmp_path):
         list(reader)
 
 
-def test_rotation_in_the_metadata_is_applied(tmp_path):
-    write_video(tmp_path / "lying.mp4", [coloured(0)])
-    content = bytearray((tmp_path / "lying.mp4").read_bytes())
-    # The matrix of the track header (ISO/IEC 14496-12, 8.3.2), a quarter turn clockwise, as phones write it.
+def with_matrix(path, a: float, b: float, c: float, d: float):
+    """The video with a display matrix in its track header (ISO/IEC 14496-12, 8.3.2)."""
+    content = bytearray(path.read_bytes())
     matrix = content.index(b"tkhd") + 4 + 40
-    content[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 32 << 16, 0, 1 << 30)
-    (tmp_path / "upright.mp4").write_bytes(content)
-    lying, upright = (next(iter(VideoReader(tmp_path / name))) for name in ("lying.mp4", "upright.mp4"))
-    assert upright.shape == (48, 32, 3)
-    np.testing.assert_array_equal(upright, np.rot90(lying, k=-1))  # the red corner is now at the top right
+    numbers = [round(value * 2**16) for value in (a, b, 0, c, d, 0, 0, 0)]
+    content[matrix : matrix + 36] = struct.pack(">9i", *numbers, 1 << 30)
+    changed = path.with_name("changed.mp4")
+    changed.write_bytes(content)
+    return changed
 
 
-def test_urls(tmp_path):
-    write_video(tmp_path / "clip.mp4", [coloured(number) for number in range(3)], fps=10)
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((1, 0, 0, 1), lambda frame: frame),
+        ((0, 1, -1, 0), lambda frame: np.rot90(frame, -1)),  # a quarter turn clockwise, as phones write it
+        ((-1, 0, 0, -1), lambda frame: np.rot90(frame, 2)),
+        ((0, -1, 1, 0), lambda frame: np.rot90(frame, 1)),
+        ((-1, 0, 0, 1), np.fliplr),
+        ((1, 0, 0, -1), np.flipud),
+        ((0, 1, 1, 0), lambda frame: frame.swapaxes(0, 1)),
+        ((0, -1, -1, 0), lambda frame: np.rot90(frame, 2).swapaxes(0, 1)),
+        ((0, 2, -2, 0), lambda frame: np.rot90(frame, -1)),
+    ],
+)
+def test_display_matrices_are_applied(tmp_path, matrix, shown):
+    write_video(tmp_path / "stored.mp4", [coloured(0)])
+    [stored] = VideoReader(tmp_path / "stored.mp4")
+    reader = VideoReader(with_matrix(tmp_path / "stored.mp4", *matrix))
+    np.testing.assert_array_equal(next(iter(reader)), shown(stored))
+    assert reader.problems == []
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
 
-    with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path))
-    ) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        reader = VideoReader(f"{address}/clip.mp4?size=small")
-        assert numbers(reader) == [0, 1, 2]
-        assert (reader.name, reader.fps) == ("clip", 10)
-        with pytest.raises(OSError, match=r"nothing.mp4 could not be fetched .*check the address"):
-            VideoReader(f"{address}/nothing.mp4")
-        server.shutdown()
+def test_a_turn_by_a_part_of_a_right_angle_is_told(tmp_path):
+    write_video(tmp_path / "stored.mp4", [coloured(0)] * 2)
+    reader = VideoReader(with_matrix(tmp_path / "stored.mp4", 0.7, 0.7, -0.7, 0.7))
+    assert next(iter(reader)).shape == (32, 48, 3)
+    assert reader.problems == [
+        "is to be shown turned by a part of a right angle; its frames are read as they are stored"
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.png", "a.gif", "a.tif"])
+def test_animations_and_pages_are_videos(tmp_path, name):
+    frames = [Image.fromarray(coloured(number)) for number in range(4)]
+    frames[0].save(
+        tmp_path / name,
+        save_all=True,
+        append_images=frames[1:],
+        duration=100,
+        **({"lossless": True} if "webp" in name else {}),
+    )
+    reader = VideoReader(tmp_path / name)
+    assert (numbers(reader), reader.problems) == ([0, 1, 2, 3], [])
+    assert reader.fps == (None if name == "a.tif" else pytest.approx(10))
+    # Among the frames of a video it is no frame.
+    still = VideoReader([frames[0], tmp_path / name])
+    if name != "a.gif":
+        assert numbers(still) == [0]
+        assert "holds 4 pictures" in still.problems[0]
+
+
+def test_pages_up_to_the_damage(tmp_path):
+    frames = [Image.fromarray(coloured(number)) for number in range(4)]
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:], compression="tiff_deflate")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    with Image.open(tmp_path / "a.tif") as image:
+        image.seek(2)
+        place = image.tag_v2[273][0]
+    content[place : place + 8] = bytes(8)
+    (tmp_path / "b.tif").write_bytes(content)
+    reader = VideoReader(tmp_path / "b.tif")
+    assert numbers(reader) == [0, 1]
+    assert "breaks off after 2 of 4 frames" in reader.problems[0]
+
+
+def test_a_cover_picture_is_no_video(tmp_path):
+    with av.open(str(tmp_path / "song.mp4"), "w") as container:
+        sound = container.add_stream("aac", rate=16000)
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width = cover.height = 64
+        cover.pix_fmt, cover.disposition = "yuvj420p", av.stream.Disposition.attached_pic
+        picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 90, np.uint8), format="rgb24")
+        container.mux([*cover.encode(picture.reformat(format="yuvj420p")), *cover.encode(None)])
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 16000
+        container.mux([*sound.encode(silence), *sound.encode(None)])
+    with pytest.raises(ValueError, match=r"song.mp4 has no video stream, only sound, a cover picture"):
+        VideoReader(tmp_path / "song.mp4")
+
+
+@pytest.mark.parametrize("box", [b"mdhd", b"stts"])
+def test_frames_that_damaged_time_stamps_cost_are_told(tmp_path, box):
+    write_video(tmp_path / "clip.mp4", [coloured(number % 12) for number in range(30)])
+    content = bytearray((tmp_path / "clip.mp4").read_bytes())
+    place = content.index(box) + 16  # of the time scale, and of the duration of a frame
+    content[place : place + 4] = bytes(4)
+    (tmp_path / "clip.mp4").write_bytes(content)
+    reader = VideoReader(tmp_path / "clip.mp4")
+    read = len(list(reader))
+    assert 0 < read < 30
+    assert f"gives {read} of 30 announced frames: its time stamps hide the others" in reader.problems[0]
+
+
+def test_frames_that_an_edit_list_hides_are_no_damage(tmp_path):
+    write_video(tmp_path / "clip.mp4", [coloured(number % 12) for number in range(30)])
+    content = bytearray((tmp_path / "clip.mp4").read_bytes())
+    place = content.index(b"elst") + 16  # the first media time that is shown: five frames later
+    start, scale = struct.unpack(">i", content[place : place + 4])[0], 12800
+    content[place : place + 4] = struct.pack(">i", start + 5 * scale // 25)
+    (tmp_path / "clip.mp4").write_bytes(content)
+    reader = VideoReader(tmp_path / "clip.mp4")
+    assert numbers(reader)[0] == 5
+    assert (reader.num_frames, reader.problems) == (25, [])
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "clip:final.mp4", "data:x.mp4", "file:x.mp4", "concat:x.mp4", "pipe:0"])
+def test_names_with_a_colon_are_files(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "clip.mp4", [coloured(3)])
+    (tmp_path / "clip.mp4").rename(tmp_path / name)
+    assert numbers(VideoReader(name)) == [3]
+    assert numbers(VideoReader(f"./{name}")) == [3]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".txt", ".m3u8"])
+def test_playlists_open_no_other_file(tmp_path, suffix):
+    write_video(tmp_path / "secret.mp4", [coloured(3)])
+    for text in (
+        "ffconcat version 1.0\nfile secret.mp4\n",
+        f"\ufeff#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n{tmp_path}/secret.mp4\n#EXT-X-ENDLIST\n",
+        f'<?xml version="1.0"?><MPD><BaseURL>{tmp_path}/secret.mp4</BaseURL></MPD>',
+    ):
+        (tmp_path / f"list{suffix}").write_text(text)
+        with pytest.raises(ValueError, match=r"only names other files|incomplete or no video"):
+            VideoReader(tmp_path / f"list{suffix}")
+
+
+def test_an_empty_name_is_no_folder():
+    with pytest.raises(ValueError, match="name of the video is empty"):
+        VideoReader("")
 
 
 # Frames in files

@@ -46,7 +46,7 @@ def read_image(image: "str | PathLike | BinaryIO | PIL.Image.Image") -> np.ndarr
         return _frame(picture)
 
 
-def read_pages(image: "str | PathLike | BinaryIO") -> Iterator[np.ndarray]:
+def read_images(image: "str | PathLike | BinaryIO") -> Iterator[np.ndarray]:
     """
     The pictures of an animation (WebP, APNG, GIF) or of a file with pages (TIFF), in order, each as of [`read_image`].
 
@@ -54,9 +54,24 @@ def read_pages(image: "str | PathLike | BinaryIO") -> Iterator[np.ndarray]:
         FileNotFoundError, ImageError: as [`read_image`].
     """
     with _opened(image) as picture:
-        for page in range(count_pages(picture)):
-            picture.seek(page)
+        for number in _numbers(picture):
+            picture.seek(number)
             yield _frame(picture)
+
+
+def count_images(image: "str | PathLike | BinaryIO") -> tuple[int, float | None]:
+    """
+    How many pictures a file holds, and for how many milliseconds the first is shown, None where it does not say.
+
+    Raises:
+        FileNotFoundError, ImageError: as [`read_image`].
+    """
+    with _opened(image) as picture:
+        numbers = _numbers(picture)
+        if len(numbers) > 1:
+            picture.seek(numbers[0])
+            picture.load()  # WebP tells the duration of a picture with its pixels
+        return len(numbers), picture.info.get("duration")
 
 
 def image_size(image: "str | PathLike | BinaryIO | PIL.Image.Image") -> tuple[int, int]:
@@ -80,9 +95,11 @@ def orientation_of(image: "PIL.Image.Image") -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def count_pages(image: "PIL.Image.Image") -> int:
-    """Pictures in an open file; one for photos that carry previews or a second exposure (MPO)."""
-    return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+def _numbers(image: "PIL.Image.Image") -> range:
+    """Of the pictures in an open file. Photos may carry previews or a second exposure (MPO), which do not count."""
+    pictures = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    # The picture that an animated PNG has for viewers that show no animation.
+    return range(1 if getattr(image, "default_image", False) else 0, pictures)
 
 
 class _opened:
@@ -120,8 +137,10 @@ def _reason(error: Exception) -> str:
 
 
 def _refuse_several(image: "PIL.Image.Image") -> None:
-    if (pages := count_pages(image)) > 1:
-        raise ImageError(f"it holds {pages} pictures, not one frame; give it as a video of its own, or take it apart")
+    if (pictures := len(_numbers(image))) > 1:
+        raise ImageError(
+            f"it holds {pictures} pictures, not one frame; give it as a video of its own, or take it apart"
+        )
 
 
 def _frame(image: "PIL.Image.Image") -> np.ndarray:

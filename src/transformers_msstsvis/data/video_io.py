@@ -3,12 +3,14 @@
 Frames are RGB, uint8 `(H, W, 3)`. `T` frames, `H`, `W` frame height and width in pixels.
 """
 
+import contextlib
 import glob
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers.utils import logging
 
+from ..files import move_into_place, naming, partial_path
+from .download import download, is_url, name_of_url
+from .images import IMAGE_SUFFIXES, ImageError, count_images, read_image, read_images
+
 if TYPE_CHECKING:
     import av
-    import PIL.Image
     import torch
 
 logger = logging.get_logger(__name__)
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+MAX_FPS = 1000
 # Suffix -> encoder and pixel format. GIF frames are reduced to 256 colours each before they are encoded.
 VIDEO_ENCODERS = {".mp4": ("libx264", "yuv420p"), ".webm": ("libvpx-vp9", "yuv420p"), ".gif": ("gif", "pal8")}
 
@@ -33,14 +38,20 @@ class VideoReader:
 
     Args:
         source: one of
-            - path of a video file that FFmpeg reads (mp4, webm, gif, ...), or an http(s) URL of one;
-            - path of a folder of frames (jpg, jpeg, png, bmp, webp), in natural order (`2.jpg` before `10.jpg`), or a
-              glob pattern of such files;
+            - path of a video file that FFmpeg reads (mp4, webm, gif, ...), of an animation (WebP, APNG) or of an image
+              with pages (TIFF), or an http(s) URL of a video, which is downloaded first;
+            - path of a folder of frames (jpg, jpeg, png, bmp, webp, tif, tiff), in natural order (`2.jpg` before
+              `10.jpg`), or a glob pattern of such files;
             - list of frames: paths, PIL images or arrays `(H, W, 3)` or `(3, H, W)`;
             - array or tensor `(T, H, W, 3)` or `(T, 3, H, W)`.
             Arrays hold RGB as integers in 0..255, or floats in 0..1 (if no value of the video is above 1) or 0..255.
         fps: frame rate. Replaces the one that a video file declares, and supplies it for the other sources, which
             have none. No frame is dropped or repeated for it.
+        public_urls: refuse URLs that lead, also by a name or a redirect, to this machine or its private networks. For
+            services that read what strangers name.
+
+    Images are read by [`~transformers_msstsvis.data.images.read_image`]. Files that name other files (playlists) are
+    refused, whatever their suffix.
 
     Attributes:
         fps: frames per second, or None if unknown.
@@ -53,14 +64,21 @@ class VideoReader:
     Raises:
         FileNotFoundError: if a path does not exist.
         TypeError: if the source is of another kind.
+        OSError: if a URL can't be fetched, or not in time, or its file is too large.
         ValueError: if there is nothing to read: not a video, no video stream, an empty folder, no match of a pattern;
             or if an array's layout or values are not those above. While iterating: if not one frame can be read.
     """
 
-    def __init__(self, source: "str | PathLike | list | tuple | np.ndarray | torch.Tensor", fps: float | None = None):
-        if fps is not None and not fps > 0:
-            raise ValueError(f"fps is {fps}; expected a positive number of frames per second, or None")
+    def __init__(
+        self,
+        source: "str | PathLike | list | tuple | np.ndarray | torch.Tensor",
+        fps: float | None = None,
+        public_urls: bool = False,
+    ):
+        if fps is not None and not (isinstance(fps, Real) and fps > 0):
+            raise ValueError(f"fps is {fps!r}; expected a positive number of frames per second, or None")
         self.fps = fps
+        self.public_urls = public_urls
         self.num_frames: int | None = None
         self.name = "video"
         self.problems: list[str] = []
@@ -90,10 +108,14 @@ class VideoReader:
 
     def _open(self, source: Any) -> Callable[[], Iterator[np.ndarray]]:
         """Choose how to read, check what can be checked without decoding, and return a function that gives frames."""
-        if isinstance(source, str) and source.startswith(("http://", "https://")):
-            self.name = Path(source.split("?")[0]).stem or source
-            return self._open_container(source)
+        if is_url(source):
+            # Kept, because the file goes away with it.
+            self._download = download(source, self._report, self.public_urls)
+            self.name = name_of_url(source)
+            return self._open_container(Path(self._download.name))
         if isinstance(source, str | PathLike):
+            if not str(source):
+                raise ValueError("the name of the video is empty; expected a file, a URL, a folder or a glob pattern")
             return self._open_path(Path(source).expanduser())
         if isinstance(source, list | tuple):
             return self._open_list(list(source))
@@ -112,8 +134,8 @@ class VideoReader:
             return self._open_list(self._folder_images(path))
         if path.is_file():
             if path.suffix.lower() in IMAGE_SUFFIXES:
-                return self._open_list([path])
-            return self._open_container(str(path))
+                return self._open_image(path)
+            return self._open_container(path)
         if glob.has_magic(str(path)):
             matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
             images = [match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES]
@@ -142,22 +164,22 @@ class VideoReader:
             images = [path for path in images if path.suffix.lower() == chosen]
         return sorted(images, key=natural_key)
 
-    def _open_container(self, location: str):
-        with _open_av(location) as container:
-            stream = container.streams.video[0]
+    def _open_container(self, path: Path):
+        with _open_av(path, self._where) as stream:
             rate = stream.average_rate or stream.guessed_rate
             self.fps = self.fps or (float(rate) if rate else None)
             self.num_frames = stream.frames or None
 
-        return lambda: self._decode(location)
+        return lambda: self._decode(path)
 
-    def _decode(self, location: str) -> Iterator[np.ndarray]:
+    def _decode(self, path: Path) -> Iterator[np.ndarray]:
         """Frames up to the first packet that is damaged or missing: what follows would be out of step."""
         import av
 
-        announced, packets, count, end = None, 0, 0, 0.0
-        with _open_av(location) as container:
-            stream = container.streams.video[0]
+        packets, hidden, count, end = 0, 0, 0, 0.0
+        last, stands_still = None, False
+        with _open_av(path, self._where) as stream:
+            container = stream.container
             announced = stream.frames
             # Sound may last longer than the picture, so only a file without it tells the picture's duration.
             duration = container.duration / av.time_base if container.duration and len(container.streams) == 1 else 0.0
@@ -170,13 +192,17 @@ class VideoReader:
                     for frame in packet.decode():
                         if frame.is_corrupt:
                             self._report(f"frame {count} is damaged and shown as the decoder repaired it")
-                        yield _picture(frame)
+                        yield self._picture(frame)
                         count += 1
                         end = frame.time or 0.0
-                    packets += packet.size > 0
+                    if packet.size > 0:
+                        packets += 1
+                        hidden += packet.is_discard  # cut off by an edit list
+                        stands_still |= packet.dts is not None and packet.dts == last
+                        last = packet.dts
             except av.FFmpegError as error:
                 for frame in _remaining_frames(stream, damaged):
-                    yield _picture(frame)
+                    yield self._picture(frame)
                     count += 1
                 total = f" of {announced} announced" if announced else ""
                 self._report(f"breaks off after {count}{total} frames ({error.strerror})")
@@ -188,10 +214,51 @@ class VideoReader:
             self._report(f"breaks off after {count} of {announced} announced frames: the file is incomplete")
         elif not announced and duration - end > slack:
             self._report(f"breaks off at {end:.1f} of {duration:.1f} announced seconds: the file is incomplete")
-        elif is_gif and _lacks_trailer(location):  # it announces neither frames nor seconds
+        elif count < announced and (stands_still or count < hidden or count < announced - hidden):
+            self._report(
+                f"gives {count} of {announced} announced frames: its time stamps hide the others; if they are wrong, "
+                "re-encode it, for example with ffmpeg -r"
+            )
+        elif is_gif and _lacks_trailer(path):  # it announces neither frames nor seconds
             self._report(f"breaks off after {count} frames: the file is incomplete")
 
+    def _picture(self, frame: "av.VideoFrame") -> np.ndarray:
+        """The frame as players show it: phones store videos lying on their side, or mirrored."""
+        from av.sidedata.sidedata import Type
+
+        picture = frame.to_ndarray(format="rgb24")
+        matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+        if matrix is not None:
+            upright = _displayed(picture, np.frombuffer(matrix, dtype=np.int32).reshape(3, 3))
+            if upright is None:
+                self._report(
+                    "is to be shown turned by a part of a right angle; its frames are read as they are stored"
+                )
+            picture = picture if upright is None else upright
+        return np.ascontiguousarray(picture)
+
     # Images
+
+    def _open_image(self, path: Path):
+        try:
+            pages, duration = count_images(path)
+        except ImageError:  # told when it is read, as that of any frame
+            pages, duration = 1, None
+        if pages == 1:
+            return self._open_list([path])
+        self.num_frames = pages
+        self.fps = self.fps or (1000 / duration if duration else None)
+
+        def read() -> Iterator[np.ndarray]:
+            count = 0
+            try:
+                for frame in read_images(path):
+                    yield frame
+                    count += 1
+            except ImageError as error:
+                self._report(f"breaks off after {count} of {pages} frames ({error})")
+
+        return read
 
     def _open_list(self, frames: list):
         if not frames:
@@ -219,8 +286,8 @@ class VideoReader:
                     yield _to_uint8(pictures[index], scale)
                     continue
                 try:
-                    yield _read_image(frame)
-                except Exception as error:  # PIL's decoders raise of every kind; no image may cost the others.
+                    yield read_image(frame)
+                except (OSError, ImageError) as error:
                     image = "a PIL image" if _is_pil(frame) else frame
                     self._report(f"frame {index}, {image}, could not be read and is left out ({error})")
 
@@ -246,10 +313,9 @@ class VideoReader:
         return lambda: (_to_uint8(frame, scale) for frame in video)
 
 
-def _lacks_trailer(location: str) -> bool:
-    """Whether a local GIF ends without its last byte, a semicolon; some writers pad it with zeros."""
-    path = Path(location)
-    return path.is_file() and not path.read_bytes().rstrip(b"\0").endswith(b";")
+def _lacks_trailer(path: Path) -> bool:
+    """Whether a GIF ends without its last byte, a semicolon; some writers pad it with zeros."""
+    return not path.read_bytes().rstrip(b"\0").endswith(b";")
 
 
 def natural_key(path: Path) -> list[tuple[int, str]]:
@@ -258,27 +324,53 @@ def natural_key(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in parts]
 
 
-def _open_av(location: str) -> "av.container.InputContainer":
+@contextlib.contextmanager
+def _open_av(path: Path, name: str) -> "Iterator[av.VideoStream]":
+    """The first stream of pictures of a video, which is not the cover of a piece of music."""
     import av
 
-    try:
-        container = av.open(location)
-    except av.FFmpegError as error:
-        if location.startswith(("http://", "https://")):
-            raise OSError(f"{location} could not be fetched ({error.strerror}): check the address") from error
-        raise ValueError(
-            f"{location} could not be opened as a video ({error.strerror}): it is incomplete or no video; re-encode "
-            "it, or pass a folder of frames"
-        ) from error
-    if not container.streams.video:
-        container.close()
-        raise ValueError(f"{location} has no video stream, only sound or data: pass a file with pictures")
-    return container
+    with open(path, "rb") as file:
+        if kind := _playlist(file.read(512)):
+            raise ValueError(f"{name} is {kind}, which only names other files; pass the video itself")
+        file.seek(0)
+        try:
+            # An open file instead of a name, and no protocol: FFmpeg sees this file and nothing else.
+            container = av.open(file, options={"protocol_whitelist": "none"})
+        except (av.FFmpegError, ValueError) as error:
+            raise ValueError(
+                f"{name} could not be opened as a video ({getattr(error, 'strerror', None) or error}): it is "
+                "incomplete or no video; re-encode it, or pass a folder of frames"
+            ) from error
+        with container:
+            cover = av.stream.Disposition.attached_pic
+            streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+            if not streams:
+                raise ValueError(
+                    f"{name} has no video stream, only sound, a cover picture or data: pass a file with pictures"
+                )
+            yield streams[0]
 
 
-def _picture(frame: "av.VideoFrame") -> np.ndarray:
-    # Phones store portrait videos lying on their side, with the angle in the metadata (counter-clockwise).
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90) % 4))
+def _playlist(start: bytes) -> str | None:
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    kinds = {b"#extm3u": "a playlist (m3u8)", b"ffconcat": "a list of files (ffconcat)", b"[playlist]": "a playlist"}
+    return next((kind for words, kind in kinds.items() if text.startswith(words)), None)
+
+
+def _displayed(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray | None:
+    """
+    A frame `(H, W, 3)` turned and mirrored by a display matrix (ISO/IEC 14496-12, 6.2.2), whose upper left part
+    `[[a, b], [c, d]]` takes the pixel x, y to a x + c y, b x + d y; None where the sides do not stay upright.
+    """
+    (a, b), (c, d) = matrix[:2, :2].astype(float) / 2**16
+    near = 0.01 * max(abs(a), abs(b), abs(c), abs(d))
+    if max(abs(b), abs(c)) <= near:
+        x, y = a, d
+    elif max(abs(a), abs(d)) <= near:
+        picture, x, y = picture.swapaxes(0, 1), c, b
+    else:
+        return None
+    return picture[:: -1 if y < 0 else 1, :: -1 if x < 0 else 1]
 
 
 def _remaining_frames(stream: "av.VideoStream", damaged: "av.Packet | None") -> list["av.VideoFrame"]:
@@ -297,15 +389,6 @@ def _is_pil(frame: Any) -> bool:
     from PIL import Image
 
     return isinstance(frame, Image.Image)
-
-
-def _read_image(image: "str | PathLike | PIL.Image.Image") -> np.ndarray:
-    from PIL import Image, ImageOps
-
-    if _is_pil(image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    with Image.open(image) as opened:
-        return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
 
 
 def _numpy(array: Any) -> np.ndarray:
@@ -358,6 +441,10 @@ def _to_uint8(frame: np.ndarray, scale: float) -> np.ndarray:
 class VideoWriter:
     """Writes frames one at a time; use it in a `with` block, which finishes the file.
 
+    The file is written aside, as `clip.partial.mp4`, and gets its name when it is finished. So whatever happens, an
+    older file of this name stays as it was until there is a new one; where there is none, what was written until the
+    `with` block was left by an error is finished and named, too.
+
     Args:
         path: `.mp4` (H.264), `.webm` (VP9) or `.gif`; a path without suffix is a folder of `00000.png`, ... . Folders
             are made as needed, a file of this name is replaced.
@@ -365,9 +452,13 @@ class VideoWriter:
         size: `(H, W)` of the frames; taken from the first one by default. An odd side of an mp4 or webm is padded by
             one pixel, a copy of the edge.
 
+    Attributes:
+        written_to: after the `with` block the file or folder that holds what was written; None where there is none.
+
     Raises:
-        ValueError: if the suffix is unknown, `fps` is not positive, a frame is not uint8 `(H, W, 3)`, or nothing was
+        ValueError: if the suffix is unknown, `fps` is out of range, a frame is not uint8 `(H, W, 3)`, or nothing was
             written by the end of the `with` block.
+        OSError: if the file can't be written; the message names it.
     """
 
     def __init__(self, path: str | PathLike, fps: float = 25.0, size: tuple[int, int] | None = None):
@@ -378,18 +469,20 @@ class VideoWriter:
                 f"{self.path} ends in {self.suffix}; expected {', '.join(VIDEO_ENCODERS)}, or no suffix for a folder "
                 "of PNG frames"
             )
-        if not fps > 0:
-            raise ValueError(f"fps is {fps}; expected a positive number of frames per second")
+        if not (isinstance(fps, Real) and 0 < fps <= MAX_FPS):
+            raise ValueError(f"fps is {fps!r}; expected a positive number of frames per second, up to {MAX_FPS}")
         self.fps = fps
         self.size = size
         self.num_frames = 0
+        self.written_to: Path | None = None
+        self._partial = partial_path(self.path)
         self._container = self._stream = None
 
     def __enter__(self) -> "VideoWriter":
         return self
 
     def __exit__(self, kind, *_) -> None:
-        self.close()
+        self.close(finished=kind is None)
         if kind is None and self.num_frames == 0:
             raise ValueError(f"no frame was written to {self.path}: call write with at least one")
 
@@ -404,34 +497,48 @@ class VideoWriter:
             )
         if self.num_frames == 0:
             self._begin()
-        if self.suffix:
-            self._encode(frame)
-        else:
-            from PIL import Image
+        with naming(self.path):
+            if self.suffix:
+                self._encode(frame)
+            else:
+                from PIL import Image
 
-            Image.fromarray(frame).save(self.path / f"{self.num_frames:05d}.png")
+                Image.fromarray(frame).save(self._partial / f"{self.num_frames:05d}.png")
         self.num_frames += 1
 
-    def close(self) -> None:
-        """Finish the file: what was written so far can be played."""
-        if self._container is not None:
-            self._container.mux(self._stream.encode(None))
-            self._container.close()
-            self._container = None
-        elif not self.suffix and self.num_frames:
+    def close(self, finished: bool = True) -> None:
+        """Finish the file: what was written so far can be played. Unless `finished`, no older file is replaced."""
+        if self.num_frames == 0 or self.written_to is not None:
+            return
+        try:
+            if self._container is not None:
+                with naming(self.path), self._container as container:
+                    self._container = None
+                    container.mux(self._stream.encode(None))
+            self.written_to = self._partial
+            if finished or not self.path.exists():
+                with naming(self.path):
+                    move_into_place(self._partial, self.path)
+                self.written_to = self.path
+        except OSError:
+            if self.suffix:  # it can't be played
+                self._partial.unlink(missing_ok=True)
+                self.written_to = None
+            raise
+        if not self.suffix:
             later = [path for path in self.path.glob("*.png") if path.stem > f"{self.num_frames - 1:05d}"]
             if later:
                 logger.warning(f"{self.path} still holds {len(later)} frames from before, such as {later[0].name}.")
 
     def _begin(self) -> None:
-        if not self.suffix:
-            self.path.mkdir(parents=True, exist_ok=True)
-            return
-        import av
+        with naming(self.path):
+            (self._partial.parent if self.suffix else self._partial).mkdir(parents=True, exist_ok=True)
+            if not self.suffix:
+                return
+            import av
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        encoder, pixel_format = VIDEO_ENCODERS[self.suffix]
-        self._container = av.open(str(self.path), "w")
+            encoder, pixel_format = VIDEO_ENCODERS[self.suffix]
+            self._container = av.open(str(self._partial.absolute()), "w", format=self.suffix[1:])
         rate = Fraction(self.fps).limit_denominator(1001)
         if self.suffix == ".gif":
             rate = Fraction(100, max(2, round(100 / self.fps)))

@@ -4,6 +4,7 @@ Letters: `m` tracks, `n` instances of a clip, `T` frames of a clip.
 """
 
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -73,8 +74,10 @@ class TrackStitcher:
     """
 
     def __init__(self, iou_threshold: float = 0.3, match_labels: bool = True, max_absence: int | None = 60):
-        if not 0 < iou_threshold <= 1:
-            raise ValueError(f"iou_threshold is {iou_threshold}; expected a value above 0 and at most 1")
+        if not isinstance(iou_threshold, Real) or not 0 < iou_threshold <= 1:
+            raise ValueError(f"iou_threshold is {iou_threshold!r}; expected a value above 0 and at most 1")
+        if max_absence is not None and not (isinstance(max_absence, Integral) and max_absence >= 0):
+            raise ValueError(f"max_absence is {max_absence!r}; expected a whole number of frames, or None")
         self.iou_threshold = iou_threshold
         self.match_labels = match_labels
         self.max_absence = max_absence
@@ -97,9 +100,14 @@ class TrackStitcher:
             The track id of every instance, int64 `(n,)`; -1 for those that are visible nowhere.
 
         Raises:
+            TypeError: if the clip is no [`VideoInstances`].
             ValueError: if the clip starts before the previous one or before a released frame, or its frames have
                 another size.
         """
+        if not isinstance(clip, VideoInstances):
+            raise TypeError(f"clip is of type {type(clip).__name__}; expected VideoInstances")
+        if not isinstance(start, Integral):
+            raise ValueError(f"start is {start!r}; expected the number of a frame of the video, from 0")
         if start < max(self._last_start, self._released):
             raise ValueError(
                 f"clip starts at frame {start}, the previous one at {self._last_start}, and frames before "
@@ -144,8 +152,10 @@ class TrackStitcher:
         """
         if self._first_clip is None:
             raise ValueError("no clip was added, so the frame size is unknown: call add first")
-        if not self._released <= stop <= self.num_frames:
-            raise ValueError(f"stop is {stop}; expected {self._released} to {self.num_frames}: these frames are left")
+        if not isinstance(stop, Integral) or not self._released <= stop <= self.num_frames:
+            raise ValueError(
+                f"stop is {stop!r}; expected {self._released} to {self.num_frames}: these frames are left"
+            )
         result = self._collect(self._released, stop)
         for track in (*self._open, *self._closed):
             track.frames = {frame: seen for frame, seen in track.frames.items() if frame >= stop}
@@ -189,13 +199,13 @@ class TrackStitcher:
         track_area, clip_area = np.zeros((len(self._open), 1)), np.zeros((1, len(clip)))
         for frame in range(start, min(self.num_frames, start + clip.num_frames)):
             seen = [track.frames[frame].mask if frame in track.frames else None for track in self._open]
-            overlap, areas, other_areas = _overlap(seen, [masks[frame - start] for masks in clip.masks])
+            overlap, areas, other_areas = mask_overlap(seen, [masks[frame - start] for masks in clip.masks])
             intersection += overlap
             track_area += areas
             clip_area += other_areas
         union = track_area + clip_area - intersection
 
-        overlap, areas, other_areas = _overlap(
+        overlap, areas, other_areas = mask_overlap(
             [track.last_mask for track in self._open],
             [masks[first] for masks, first in zip(clip.masks, first_visible, strict=True)],
         )
@@ -223,7 +233,7 @@ class TrackStitcher:
         )
 
 
-def _overlap(tracks: list[RLE | None], instances: list[RLE | None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def mask_overlap(tracks: list[RLE | None], instances: list[RLE | None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Intersections `(m, n)` and areas `(m, 1)`, `(1, n)` in pixels; a missing mask has no area."""
     areas = np.array([[0.0 if mask is None else float(coco_mask.area(mask))] for mask in tracks])
     other_areas = np.array([[0.0 if mask is None else float(coco_mask.area(mask)) for mask in instances]])

@@ -544,8 +544,14 @@ def check_video(pixel_values_videos: torch.Tensor, pixel_mask: torch.Tensor | No
     Check the shapes of a batch and return its mask as `(B, T, H, W)` bool, all real when None.
 
     Raises:
+        TypeError: for anything but a tensor.
         ValueError: naming the shape given, the one expected and the way out.
     """
+    if not isinstance(pixel_values_videos, torch.Tensor):
+        raise TypeError(
+            f"pixel_values_videos is of type {type(pixel_values_videos).__name__}; expected a tensor (batch, frames, "
+            '3, height, width), as the video processor gives with return_tensors="pt"'
+        )
     shape = tuple(pixel_values_videos.shape)
     expected = "expected (batch, frames, 3, height, width)"
     if len(shape) == 4:

@@ -24,9 +24,9 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
+from ...data.download import is_url
+from ...data.images import IMAGE_SUFFIXES
 from ...post_processing import post_process_video_instance_segmentation
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def list_videos(videos: Any) -> list[Any]:
@@ -89,7 +89,7 @@ def _is_array(value: Any) -> bool:
 
 def _is_frame(value: Any) -> bool:
     if isinstance(value, str | PathLike):
-        return Path(value).suffix.lower() in IMAGE_SUFFIXES and not Path(value).is_dir()
+        return not is_url(value) and Path(value).suffix.lower() in IMAGE_SUFFIXES and not Path(value).is_dir()
     return is_pil_image(value) or (_is_array(value) and value.ndim == 3)
 
 

@@ -1,0 +1,142 @@
+"""Files that are written: checked before the work, written aside, and named when they are finished.
+
+So no output takes the place of an input, and a full disk, a kill or a mistake costs neither the older file nor the
+work.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from os import PathLike
+from pathlib import Path
+
+
+def check_writable(*paths: str | PathLike | None) -> None:
+    """
+    Make the folders of files that are to be written, before the work and not after it.
+
+    Raises:
+        ValueError: for an empty name.
+        OSError: when a file can't be written there; the message names the path.
+    """
+    for given in paths:
+        if given is None:
+            continue
+        path = _named(given)
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder; expected the name of a file")
+        if path.exists() and not path.is_file():
+            continue  # a device or a pipe
+        _make_folder(path.parent, path)
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError(f"{path} can't be written; choose another place")
+
+
+def check_writable_folder(folder: str | PathLike) -> None:
+    """As [`check_writable`], for a folder of files."""
+    path = _named(folder)
+    _make_folder(path, path)
+    if not os.access(path, os.W_OK):
+        raise PermissionError(f"{path} can't be written; choose another place")
+
+
+def check_distinct(outputs: Iterable[str | PathLike | None], inputs: Iterable[str | PathLike]) -> None:
+    """
+    Refuse outputs that would replace an input or each other, under whatever name: paths, links, hard links, folders.
+
+    Args:
+        outputs: files, or folders for files; None is passed over.
+        inputs: existing files and folders. A folder as an output may not hold any of them directly.
+
+    Raises:
+        ValueError: when one does; the message names both.
+    """
+    inputs = [Path(path) for path in inputs]
+    seen: list[Path] = []
+    for output in (Path(path).expanduser() for path in outputs if path is not None):
+        for other in seen:
+            if output.resolve() == other.resolve() or _same(output, other):
+                raise ValueError(f"{output} would be written twice, also as {other}; choose different outputs")
+        seen.append(output)
+        for path in (output, partial_path(output)):
+            for given in inputs:
+                if path.resolve() == given.resolve() or _same(path, given):
+                    raise ValueError(f"{path} is the input itself; choose another output")
+                if path.is_dir() and given.is_file() and _same(path, given.parent):
+                    raise ValueError(f"{path} is the folder of the input {given.name}; choose another output")
+
+
+def partial_path(path: str | PathLike) -> Path:
+    """Where a file or folder is written until it is finished: `clip.partial.mp4` for `clip.mp4`."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
+@contextlib.contextmanager
+def written_aside(path: str | PathLike) -> Iterator[Path]:
+    """
+    A file to write, which takes the name `path` when the block ends well, and is removed when it does not.
+
+    Raises:
+        OSError: what the block raises, with the name of the file.
+    """
+    path = Path(path).expanduser()
+    if path.exists() and not path.is_file():
+        yield path  # a device or a pipe
+        return
+    partial = partial_path(path)
+    try:
+        with naming(path):
+            yield partial
+            move_into_place(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def move_into_place(partial: Path, path: Path) -> None:
+    """Give a finished file its name, or a finished folder's files their places in the folder of that name."""
+    if partial.is_dir() and path.is_dir():
+        for file in sorted(partial.iterdir()):
+            os.replace(file, path / file.name)
+        partial.rmdir()
+        return
+    # Through a link, as writing would go.
+    os.replace(partial, path.resolve() if path.is_symlink() else path)
+
+
+@contextlib.contextmanager
+def naming(path: str | PathLike) -> Iterator[None]:
+    """Say the name of the file in errors of the system that lack it, such as those of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or not error.strerror or str(path) in str(error):
+            raise
+        raise type(error)(error.errno, f"{error.strerror}, so it could not be written", str(path)) from error
+
+
+def _named(path: str | PathLike) -> Path:
+    if not str(path):
+        raise ValueError("the name of an output is empty; expected a file or a folder")
+    return Path(path).expanduser()
+
+
+def _make_folder(folder: Path, path: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(
+            f"{path} can't be written, {error.filename} is no folder; choose another place"
+        ) from error
+    except NotADirectoryError as error:
+        raise NotADirectoryError(f"{path} can't be written below a file; choose another place") from error
+    except OSError as error:
+        raise type(error)(f"{path} can't be written ({error.strerror}); choose another place") from error
+
+
+def _same(path: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return False
