@@ -96,10 +96,10 @@ def test_errors_are_one_line(checkpoint, clip, tmp_path, capsys, monkeypatch, ar
         arguments += ["--model", checkpoint]
     before = Path(clip).read_bytes()
     assert script.main(arguments) == 1
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("predict.py: error: ")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     assert message in lines[0]
-    assert len(lines[0]) > len("predict.py: error: ")
+    assert len(lines[0]) > len("error: ")
     assert Path(clip).read_bytes() == before
     assert not (Path.cwd() / "out.xyz").exists()
 
