@@ -1,4 +1,3 @@
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,13 +7,8 @@ import pytest
 from tests.test_pipelines import small_processor
 from tests.tiny import moving_square, tiny_model, write_mp4
 from transformers_msstsvis import VideoInstances, VideoReader, encode_mask, predict
+from transformers_msstsvis.commands import predict as script
 from transformers_msstsvis.predict import predict_video, track_table
-
-specification = importlib.util.spec_from_file_location(
-    "predict_script", Path(__file__).parents[1] / "scripts" / "predict.py"
-)
-script = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(script)
 
 
 @pytest.fixture(scope="module")
