@@ -17,4 +17,4 @@ style:
 	ruff format .
 
 predict:
-	python scripts/predict.py
+	transformers-msstsvis predict

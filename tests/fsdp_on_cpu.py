@@ -14,8 +14,7 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from transformers import HfArgumentParser, TrainingArguments
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-import train
+from transformers_msstsvis.commands import train
 
 
 def main() -> None:

@@ -11,16 +11,9 @@ import pytest
 import torch
 
 from transformers_msstsvis import SeqFormerConfig, SeqFormerForVideoInstanceSegmentation
+from transformers_msstsvis.benchmarks import models, published, stream, train
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-
-
-@pytest.fixture
-def published(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    from benchmarks import published
-
-    return published
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +27,7 @@ def model():
     return model
 
 
-def test_published_inference_is_ours(published, model):
+def test_published_inference_is_ours(model):
     model.eval()
     clip = torch.randn(1, 3, 3, 64, 96)
     expected = published.infer(model, clip)
@@ -44,12 +37,10 @@ def test_published_inference_is_ours(published, model):
         torch.testing.assert_close(given[name], value, rtol=1e-4, atol=1e-4 * float(value.abs().max()))
 
 
-def test_published_training_step_is_ours(published, model, monkeypatch):
-    from benchmarks.train import make_labels
-
+def test_published_training_step_is_ours(model):
     model = copy.deepcopy(model).double().train()  # in float32, ReLUs near zero differ with the number of threads
     clip = torch.randn(1, 2, 3, 64, 96, dtype=torch.float64)
-    labels = [make_labels(argparse.Namespace(instances=2, frames=2, height=64, width=96))]
+    labels = [train.make_labels(argparse.Namespace(instances=2, frames=2, height=64, width=96))]
     gradients = []
     for block in (False, True):
         model.zero_grad()
@@ -63,7 +54,7 @@ def test_published_training_step_is_ours(published, model, monkeypatch):
     assert (gradients[0] - gradients[1]).norm() < 1e-6 * gradients[0].norm()
 
 
-def test_the_model_is_itself_again_after_the_block(published, model):
+def test_the_model_is_itself_again_after_the_block(model):
     model.eval()
     clip = torch.randn(1, 2, 3, 64, 64)
     with torch.no_grad():
@@ -92,9 +83,7 @@ def test_command_line(tmp_path):
     assert plot.stat().st_size > 1000
 
 
-def test_a_training_step_is_split_into_its_parts(published):
-    from benchmarks import train
-
+def test_a_training_step_is_split_into_its_parts():
     sizes = {"frames": 1, "height": 64, "width": 64, "layers": 1, "instances": 1, "threads": None}
     content = train.run(argparse.Namespace(repeats=1, no_bfloat16=True, **sizes))
     for side in ("published", "ours"):
@@ -104,9 +93,7 @@ def test_a_training_step_is_split_into_its_parts(published):
         assert sum(parts.values()) == pytest.approx(content[side]["cpu_s"]["max"], rel=0.1)
 
 
-def test_models_and_long_videos(published):
-    from benchmarks import models, stream
-
+def test_models_and_long_videos():
     sizes = {"frames": 1, "height": 64, "width": 64, "repeats": 1, "threads": None}
     content = models.run(argparse.Namespace(models=["msstsvis-tiny"], **sizes))["msstsvis-tiny"]
     assert content["parameters"] > 1e6

@@ -1,6 +1,5 @@
 """Evaluating from the command line, on a tiny model: the way to the numbers, not the numbers."""
 
-import importlib.util
 import io
 import json
 import os
@@ -19,6 +18,7 @@ from transformers import pipeline
 from tests.test_pipelines import small_processor
 from tests.tiny import tiny_model
 from transformers_msstsvis import evaluation
+from transformers_msstsvis.commands import evaluate as script
 from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.evaluation import (
     check_writable,
@@ -32,9 +32,6 @@ from transformers_msstsvis.metrics.submission import validate_submission
 from transformers_msstsvis.metrics.ytvis_map import YtvisMeanAveragePrecision
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
-specification = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
-script = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(script)
 
 
 @pytest.fixture(scope="module", autouse=True)

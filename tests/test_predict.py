@@ -1,4 +1,3 @@
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,13 +7,8 @@ import pytest
 from tests.test_pipelines import small_processor
 from tests.tiny import moving_square, tiny_model, write_mp4
 from transformers_msstsvis import VideoInstances, VideoReader, encode_mask, predict
+from transformers_msstsvis.commands import predict as script
 from transformers_msstsvis.predict import predict_video, track_table
-
-specification = importlib.util.spec_from_file_location(
-    "predict_script", Path(__file__).parents[1] / "scripts" / "predict.py"
-)
-script = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(script)
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +90,10 @@ def test_errors_are_one_line(checkpoint, clip, tmp_path, capsys, monkeypatch, ar
         arguments += ["--model", checkpoint]
     before = Path(clip).read_bytes()
     assert script.main(arguments) == 1
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("predict.py: error: ")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     assert message in lines[0]
-    assert len(lines[0]) > len("predict.py: error: ")
+    assert len(lines[0]) > len("error: ")
     assert Path(clip).read_bytes() == before
     assert not (Path.cwd() / "out.xyz").exists()
 

@@ -1,6 +1,5 @@
 """The recipes in scripts/configs: what scripts/train.py makes of them, and how it reads them."""
 
-import importlib.util
 import json
 import re
 from dataclasses import fields
@@ -11,6 +10,7 @@ import yaml
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments
 
 import transformers_msstsvis  # noqa: F401 (makes the configurations known)
+from transformers_msstsvis.commands import train as script
 from transformers_msstsvis.data.augmentation import ClipAugmentation
 from transformers_msstsvis.data.pseudo_clips import COCO_TO_YTVIS_2019
 from transformers_msstsvis.data.sampling import SAMPLINGS
@@ -21,15 +21,7 @@ RECIPES = sorted(path for path in CONFIGS.iterdir() if path.suffix in (".yaml", 
 PUBLISHED = ["ytvis2019-r50", "ytvis2019-r101", "ytvis2019-swin-l", "joint-coco-r50"]
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("train_script", ROOT / "scripts" / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def parse(script, *flags: str, folder: Path):
+def parse(*flags: str, folder: Path):
     """As the script does, on a CPU whatever the recipe is for."""
     flags = [*flags, "--dataset", "train.json", "--output_dir", str(folder), "--use_cpu", "True"]
     parser = HfArgumentParser((script.Arguments, TrainingArguments))
@@ -47,9 +39,9 @@ def test_all_recipes_are_there():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
-def test_every_key_is_an_argument_and_every_value_arrives(script, path, tmp_path):
+def test_every_key_is_an_argument_and_every_value_arrives(path, tmp_path):
     recipe = read(path)
-    arguments, training = parse(script, "--config", str(path), folder=tmp_path)
+    arguments, training = parse("--config", str(path), folder=tmp_path)
     names = {field.name for kind in (script.Arguments, TrainingArguments) for field in fields(kind)}
     assert recipe.keys() <= names
     for name, given in recipe.items():
@@ -73,9 +65,9 @@ def test_nested_settings_are_valid(path):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_values(script, name, tmp_path):
+def test_published_values(name, tmp_path):
     drops = ["2/12", "10/12"] if name == "ytvis2019-r50" else ["4/12", "10/12"]
-    arguments, training = parse(script, "--config", str(CONFIGS / f"{name}.yaml"), folder=tmp_path)
+    arguments, training = parse("--config", str(CONFIGS / f"{name}.yaml"), folder=tmp_path)
     assert (arguments.num_frames, arguments.sampling, arguments.augmentation) == (5, "published", "{}")
     assert (training.learning_rate, training.weight_decay, training.max_grad_norm) == (2e-4, 1e-4, 0.1)
     assert (arguments.backbone_lr_scale, arguments.sampling_lr_scale, arguments.lr_drops) == (0.1, 0.1, drops)
@@ -87,7 +79,7 @@ def test_classes_of_the_joint_training():
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.suffix == ".yaml"], ids=lambda path: path.name)
-def test_the_head_tells_cost_and_command(script, path):
+def test_the_head_tells_cost_and_command(path):
     head = re.match(r"(?:#.*\n)+", path.read_text())[0]
     assert re.search(r"^# Cost: ", head, re.M)
     assert re.search(r"not measured|measured on", head)
@@ -101,14 +93,14 @@ def test_the_head_tells_cost_and_command(script, path):
     assert set(re.findall(r"--\w+", head)) <= flags | launch | of_make_synthetic
 
 
-def test_flags_come_after_the_recipe_and_win(script, tmp_path):
+def test_flags_come_after_the_recipe_and_win(tmp_path):
     path = CONFIGS / "own-data-small.yaml"
-    arguments, training = parse(script, "--num_frames", "2", "--config", str(path), "--bf16", "no", folder=tmp_path)
+    arguments, training = parse("--num_frames", "2", "--config", str(path), "--bf16", "no", folder=tmp_path)
     assert (arguments.num_frames, training.bf16) == (2, False)
     assert json.loads(arguments.augmentation) == {"scale": 0.625}
 
 
-def test_yaml_and_json_are_read_alike(script, tmp_path):
+def test_yaml_and_json_are_read_alike(tmp_path):
     values = {"num_frames": 3, "model_config": {"d_model": 64}, "label_names": ["a", "b"], "bf16": True}
     flags = []
     for file, text in (("r.json", json.dumps(values)), ("r.yaml", yaml.safe_dump(values))):
@@ -128,16 +120,16 @@ def test_yaml_and_json_are_read_alike(script, tmp_path):
         ("r.yaml", "", "r.yaml is no recipe"),
     ],
 )
-def test_a_broken_recipe_is_named(script, tmp_path, file, text, message):
+def test_a_broken_recipe_is_named(tmp_path, file, text, message):
     (tmp_path / file).write_text(text)
     with pytest.raises(ValueError, match=f"(?s){message}"):
         script.read_recipe(["--config", str(tmp_path / file)])
 
 
-def test_an_unknown_argument_is_refused(script, tmp_path):
+def test_an_unknown_argument_is_refused(tmp_path):
     (tmp_path / "r.yaml").write_text("num_framse: 3")
     with pytest.raises(ValueError, match="num_framse"):
-        parse(script, "--config", str(tmp_path / "r.yaml"), folder=tmp_path)
+        parse("--config", str(tmp_path / "r.yaml"), folder=tmp_path)
 
 
 def test_processes_are_launched_as_the_recipes_say():

@@ -1,8 +1,6 @@
 """Which clips the flags of scripts/train.py make."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -11,20 +9,12 @@ from PIL import Image
 from transformers import TrainingArguments
 
 from tests.data.vis_rows import rle
+from transformers_msstsvis.commands import train as script
 from transformers_msstsvis.data.clips import VideoClips
 from transformers_msstsvis.data.pseudo_clips import PseudoClips
 from transformers_msstsvis.data.sampling import JointClips
 from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
-
-
-@pytest.fixture(scope="module")
-def script():
-    path = Path(__file__).parents[1] / "scripts" / "train.py"
-    spec = importlib.util.spec_from_file_location("train_script", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -55,7 +45,7 @@ def stills(tmp_path):
     return folder
 
 
-def test_defaults(script, annotations):
+def test_defaults(annotations):
     arguments = script.Arguments(dataset=str(annotations))
     clips = script.make_clips(arguments, seed=1)
     assert isinstance(clips, VideoClips)
@@ -63,7 +53,7 @@ def test_defaults(script, annotations):
     assert script.inference_size(arguments, clips) == {"shortest_edge": 64, "longest_edge": 113}
 
 
-def test_the_processor_shows_frames_as_large_as_in_training(script):
+def test_the_processor_shows_frames_as_large_as_in_training():
     class Clips:
         dataset = {"height": [128, 384, 384], "width": [128, 384, 1152]}
 
@@ -71,7 +61,7 @@ def test_the_processor_shows_frames_as_large_as_in_training(script):
     assert script.inference_size(script.Arguments(shortest_edge=100), Clips)["longest_edge"] == 300
 
 
-def test_a_recipe_may_leave_out_values(script, tmp_path):
+def test_a_recipe_may_leave_out_values(tmp_path):
     (tmp_path / "recipe.yaml").write_text("frames_dir:\nlr_drops: []\nmax_steps: 3\n")
     assert script.read_recipe(["--config", str(tmp_path / "recipe.yaml")]) == ["--max_steps", "3"]
 
@@ -89,13 +79,13 @@ def test_a_recipe_may_leave_out_values(script, tmp_path):
         ({"adversarial": -1.0, "model": str(SAMPLE_MODEL)}, "adversarial is -1.0; expected a weight"),
     ],
 )
-def test_wrong_values_of_flags(script, annotations, tmp_path, flags, message):
+def test_wrong_values_of_flags(annotations, tmp_path, flags, message):
     training = TrainingArguments(str(tmp_path / "out"), use_cpu=True, report_to="none")
     with pytest.raises(ValueError, match=message):
         script.make_trainer(script.Arguments(str(annotations), **flags), training)
 
 
-def test_published_training_at_a_small_scale(script, annotations):
+def test_published_training_at_a_small_scale(annotations):
     arguments = script.Arguments(str(annotations), sampling="published", augmentation='{"scale": 0.1}')
     clips = script.make_clips(arguments, seed=0)
     assert len(clips) == clips.lengths.sum()
@@ -103,7 +93,7 @@ def test_published_training_at_a_small_scale(script, annotations):
     assert script.inference_size(arguments, clips) == {"shortest_edge": 36, "longest_edge": 64}
 
 
-def test_stills_beside_videos(script, annotations, stills):
+def test_stills_beside_videos(annotations, stills):
     arguments = script.Arguments(
         str(annotations),
         num_frames=2,
@@ -121,7 +111,7 @@ def test_stills_beside_videos(script, annotations, stills):
     assert script.inference_size(arguments, clips)["shortest_edge"] == 64
 
 
-def test_stills_alone_keep_all_their_classes(script, stills):
+def test_stills_alone_keep_all_their_classes(stills):
     arguments = script.Arguments(stills=str(stills / "stills.json"), stills_dir=str(stills / "images"), num_frames=3)
     clips = script.make_clips(arguments, seed=0)
     assert isinstance(clips, PseudoClips)
@@ -142,12 +132,12 @@ def test_stills_alone_keep_all_their_classes(script, stills):
         ({"dataset": "train.json", "stills_classes": "{}"}, "stills_classes is for images beside videos"),
     ],
 )
-def test_flags_that_do_not_go_together(script, flags, message):
+def test_flags_that_do_not_go_together(flags, message):
     with pytest.raises(ValueError, match=message):
         script.make_clips(script.Arguments(**flags), seed=0)
 
 
-def test_what_is_skipped_in_training_is_skipped_in_evaluation(script, tmp_path, monkeypatch):
+def test_what_is_skipped_in_training_is_skipped_in_evaluation(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "judo"
     folder.mkdir()

@@ -1,6 +1,5 @@
 """Training and evaluating from the command line, on a tiny model: the scripts, not the result."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from transformers import TrainingArguments
 
 from tests.tiny import tiny_config, tiny_model
 from transformers_msstsvis import AutoModelForVideoInstanceSegmentation, MsstsVisForVideoInstanceSegmentation
+from transformers_msstsvis.commands import train
 from transformers_msstsvis.data.clips import ClipCollator, VideoClips
 from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.evaluation import category_ids
@@ -82,15 +82,11 @@ def run(script, *arguments):
 
 
 @pytest.fixture
-def train_script(monkeypatch):
-    """`scripts/train.py` in this process: arguments to exit status."""
+def train_script():
+    """The command in this process: arguments to exit status."""
 
     def call(*arguments):
-        spec = importlib.util.spec_from_file_location("train_script", SCRIPTS / "train.py")
-        script = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(script)
-        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
-        return script.main()
+        return train.main([*map(str, arguments)])
 
     return call
 
@@ -161,7 +157,10 @@ def test_categories_are_found_by_name_or_order():
             ["--dataset", "nothing.json", "--output_dir", "out"],
             "error: no annotation file or folder of masks at nothing.json",
         ),
-        (["--config", "nothing.json"], "error: [Errno 2] No such file or directory: 'nothing.json'"),
+        (
+            ["--config", "nothing.json"],
+            "error: there is no recipe nothing.json; expected a file, or one of coco-clips-r50, ",
+        ),
         (["--config"], "error: --config comes without a file"),
         (
             "--dataset DATA --model MODEL --output_dir none --use_cpu True --resume_from_checkpoint last".split(),

@@ -37,7 +37,8 @@ def cache_dir() -> Path:
 def build(source: Path, capabilities: Sequence[tuple[int, int]] = ()) -> Path:
     """Returns the shared library compiled from `source`, compiling it if the cache lacks it.
 
-    Processes that ask at the same time build once: one compiles, the others wait for it.
+    Processes that ask at the same time build once: one compiles, the others wait for it. A library that is not as it
+    was built, such as one cut short by a full disk, is built anew: loading it could end the process.
 
     Args:
         source: a `.cpp` file for this CPU, or a `.cu` file. Headers beside it and one folder up belong to it.
@@ -49,11 +50,11 @@ def build(source: Path, capabilities: Sequence[tuple[int, int]] = ()) -> Path:
     try:
         command = _cuda_command(capabilities) if source.suffix == ".cu" else _cpu_command()
         library = cache_dir() / f"{source.stem}-{_key(source, command)}.so"
-        if library.is_file():
+        if _is_whole(library):
             return library
         library.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(library.with_suffix(".lock"), timeout=COMPILE_SECONDS):
-            if not library.is_file():
+            if not _is_whole(library):
                 # Half a minute with nvcc: whoever waits for a first result sees what for.
                 with tqdm(total=1, desc=f"Compiling {source.name} for this machine, once", leave=False) as progress:
                     _compile(source, command, library)
@@ -63,6 +64,23 @@ def build(source: Path, capabilities: Sequence[tuple[int, int]] = ()) -> Path:
         raise BuildError(f"another process holds {error.lock_file}") from error
     except OSError as error:
         raise BuildError(str(error)) from error
+
+
+def _checksum_file(library: Path) -> Path:
+    return library.with_suffix(".sha256")
+
+
+def _checksum(library: Path) -> str:
+    content = library.read_bytes()
+    return f"{len(content)} {hashlib.sha256(content).hexdigest()}"
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether the library is there and as it was built."""
+    try:
+        return _checksum_file(library).read_text() == _checksum(library)
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def _cpu_command() -> list[str]:
@@ -122,6 +140,7 @@ def _cpu_flags() -> str:
 def _compile(source: Path, command: Sequence[str], library: Path) -> None:
     root = Path(torch.__file__).parent
     unfinished = library.with_suffix(f".{os.getpid()}.tmp")
+    checksum = library.with_suffix(f".sha256.{os.getpid()}.tmp")
     libraries = ["-ltorch_cpu", "-ltorch_cuda"] if source.suffix == ".cu" else ["-ltorch_cpu"]
     try:
         result = subprocess.run(
@@ -143,8 +162,13 @@ def _compile(source: Path, command: Sequence[str], library: Path) -> None:
             output = (result.stderr or result.stdout).splitlines()
             errors = [line for line in output if "error" in line] or output
             raise BuildError(f"{command[0]} failed: {errors[0] if errors else f'exit code {result.returncode}'}")
+        checksum.write_text(_checksum(unfinished))
+        # Whoever sees one of the two in between takes the lock, and finds both.
         os.replace(unfinished, library)
+        os.replace(checksum, _checksum_file(library))
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"{command[0]} took more than {COMPILE_SECONDS} seconds") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        # Of builds that were killed, too: only who holds the lock builds.
+        for leftover in library.parent.glob(f"{library.stem}.*tmp"):
+            leftover.unlink(missing_ok=True)

@@ -7,22 +7,24 @@ Importing the package makes its models known to the Auto classes, and the task `
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .models.auto import AutoModelForVideoInstanceSegmentation, register
-from .models.msstsvis.configuration_msstsvis import MsstsVisConfig
-from .models.msstsvis.image_processing_msstsvis import MsstsVisImageProcessor, MsstsVisImageProcessorPil
-from .models.msstsvis.modeling_msstsvis import (
-    MsstsVisForVideoInstanceSegmentation,
-    MsstsVisModel,
-    VideoInstanceSegmentationOutput,
-)
-from .models.msstsvis.video_processing_msstsvis import MsstsVisVideoProcessor
-from .models.seqformer.configuration_seqformer import SeqFormerConfig
-from .models.seqformer.modeling_seqformer import SeqFormerForVideoInstanceSegmentation, SeqFormerModel
-from .pipelines import VideoInstanceSegmentationPipeline, register_pipeline
+from .extras import require
+from .startup import is_command, prepare_process
 
 if TYPE_CHECKING:
     from .data.loading import categories_of, dataset_to_ytvis, embed_frames, id2label_of, load_vis_dataset
     from .data.video_io import VideoReader, VideoWriter, write_video
+    from .models.auto import AutoModelForVideoInstanceSegmentation
+    from .models.msstsvis.configuration_msstsvis import MsstsVisConfig
+    from .models.msstsvis.image_processing_msstsvis import MsstsVisImageProcessor, MsstsVisImageProcessorPil
+    from .models.msstsvis.modeling_msstsvis import (
+        MsstsVisForVideoInstanceSegmentation,
+        MsstsVisModel,
+        VideoInstanceSegmentationOutput,
+    )
+    from .models.msstsvis.video_processing_msstsvis import MsstsVisVideoProcessor
+    from .models.seqformer.configuration_seqformer import SeqFormerConfig
+    from .models.seqformer.modeling_seqformer import SeqFormerForVideoInstanceSegmentation, SeqFormerModel
+    from .pipelines import VideoInstanceSegmentationPipeline
     from .post_processing import post_process_video_instance_segmentation
     from .predict import predict_video
     from .results import VideoInstances, decode_mask, encode_mask
@@ -32,17 +34,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0.dev0"
 
-_IMAGE_PROCESSORS = {"torchvision": MsstsVisImageProcessor, "pil": MsstsVisImageProcessorPil}
-for _classes in (
-    (MsstsVisConfig, MsstsVisForVideoInstanceSegmentation, MsstsVisModel),
-    (SeqFormerConfig, SeqFormerForVideoInstanceSegmentation, SeqFormerModel),
-):
-    register(*_classes, MsstsVisVideoProcessor, _IMAGE_PROCESSORS)
-register_pipeline()
-
 # Public name -> module; each is imported on first use.
 _LAZY = {
+    "AutoModelForVideoInstanceSegmentation": "models.auto",
+    "MsstsVisConfig": "models.msstsvis.configuration_msstsvis",
+    "MsstsVisForVideoInstanceSegmentation": "models.msstsvis.modeling_msstsvis",
+    "MsstsVisImageProcessor": "models.msstsvis.image_processing_msstsvis",
+    "MsstsVisImageProcessorPil": "models.msstsvis.image_processing_msstsvis",
+    "MsstsVisModel": "models.msstsvis.modeling_msstsvis",
+    "MsstsVisVideoProcessor": "models.msstsvis.video_processing_msstsvis",
+    "SeqFormerConfig": "models.seqformer.configuration_seqformer",
+    "SeqFormerForVideoInstanceSegmentation": "models.seqformer.modeling_seqformer",
+    "SeqFormerModel": "models.seqformer.modeling_seqformer",
     "TrackStitcher": "tracking.stitching",
+    "VideoInstanceSegmentationOutput": "models.msstsvis.modeling_msstsvis",
+    "VideoInstanceSegmentationPipeline": "pipelines",
     "VideoInstances": "results",
     "VideoReader": "data.video_io",
     "VideoWriter": "data.video_io",
@@ -62,7 +68,6 @@ _LAZY = {
     "predict_video": "predict",
     "write_video": "data.video_io",
 }
-
 __all__ = [
     "AutoModelForVideoInstanceSegmentation",
     "MsstsVisConfig",
@@ -101,8 +106,18 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "load_vis_dataset":
+        require("datasets")
+    import_module(".registration", __name__)
     return getattr(import_module(f".{_LAZY[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
+
+
+# A command answers --help before anything heavy is loaded, and registers the models when its work begins.
+if is_command():
+    prepare_process()
+else:
+    from . import registration  # noqa: F401

@@ -85,3 +85,9 @@ def track_table(instances: VideoInstances) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+if __name__ == "__main__":
+    from .commands.predict import main
+
+    raise SystemExit(main())

@@ -583,9 +583,11 @@ def test_cache_on_a_read_only_file_system(fresh, monkeypatch, caplog):
 
 def test_library_of_another_machine_in_the_cache(fresh, kernels, monkeypatch, caplog):
     monkeypatch.setenv("CXX", write_compiler(fresh, 'for last; do :; done; echo library > "$last"'))
-    library = importlib.import_module("transformers_msstsvis.kernels.build").build(kernels.SOURCES["cpu"])
+    build = importlib.import_module("transformers_msstsvis.kernels.build")
+    library = build.build(kernels.SOURCES["cpu"])
     # an ELF header: 64 bits, little-endian, shared object, for a Motorola 68000
     library.write_bytes(b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack("<HHI", 3, 4, 1).ljust(48, b"\0"))
+    library.with_suffix(".sha256").write_text(build._checksum(library))
     assert_falls_back(caplog, "Could not load this library")
 
 
@@ -779,6 +781,104 @@ def test_processes_build_once(fresh, kernels, monkeypatch):
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert log.read_text() == "called\n"
+
+
+DAMAGE = {
+    "cut": lambda library: library.write_bytes(library.read_bytes()[: library.stat().st_size // 2]),
+    "empty": lambda library: library.write_bytes(b""),
+    "text": lambda library: library.write_text("no library"),
+    "one byte": lambda library: library.write_bytes(b"?" + library.read_bytes()[1:]),
+    "gone": lambda library: library.unlink(),
+    "no checksum": lambda library: library.with_suffix(".sha256").unlink(),
+    "empty checksum": lambda library: library.with_suffix(".sha256").write_bytes(b""),
+    "no text as checksum": lambda library: library.with_suffix(".sha256").write_bytes(b"\xff\xfe\xff"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_library_is_built_anew(fresh, kernels, monkeypatch, damage):
+    build = importlib.import_module("transformers_msstsvis.kernels.build")
+    monkeypatch.setenv(
+        "CXX", write_compiler(fresh, f'echo called >> "{fresh}/log"; for last; do :; done; echo lib > "$last"')
+    )
+    library = build.build(kernels.SOURCES["cpu"])
+    DAMAGE[damage](library)
+    for _ in range(2):
+        assert build.build(kernels.SOURCES["cpu"]) == library
+        assert library.read_text() == "lib\n"
+    assert (fresh / "log").read_text() == "called\n" * 2
+
+
+def test_a_cut_library_does_not_end_the_process(fresh, kernels):
+    """As the loader reads it from a map of the file, it would: with a signal, and no word."""
+    build = importlib.import_module("transformers_msstsvis.kernels.build")
+    library = build.build(kernels.SOURCES["cpu"])
+    whole = library.read_bytes()
+    library.write_bytes(whole[: len(whole) // 2])
+    code = (
+        "from transformers_msstsvis.ops import multi_scale_deformable_attention as ops; assert ops._load_kernel('cpu')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert library.read_bytes() == whole or library.stat().st_size == len(whole)
+
+
+def test_processes_mend_a_damaged_library_once(fresh, kernels, monkeypatch):
+    log = fresh / "log"
+    body = f'echo called >> "{log}"; sleep 0.3; for last; do :; done; echo library > "$last"'
+    monkeypatch.setenv("CXX", write_compiler(fresh, body))
+    library = importlib.import_module("transformers_msstsvis.kernels.build").build(kernels.SOURCES["cpu"])
+    library.write_bytes(b"lib")
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_build, args=(kernels.SOURCES["cpu"],)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert library.read_text() == "library\n"
+    assert log.read_text() == "called\n" * 2
+
+
+def test_leftovers_of_killed_builds_are_removed(fresh, kernels, monkeypatch):
+    build = importlib.import_module("transformers_msstsvis.kernels.build")
+    monkeypatch.setenv("CXX", write_compiler(fresh, 'for last; do :; done; echo library > "$last"'))
+    library = build.build(kernels.SOURCES["cpu"])
+    library.unlink()
+    library.with_suffix(".999999.tmp").write_bytes(b"half")
+    library.with_suffix(".sha256.999999.tmp").write_bytes(b"half")
+    others = library.with_name("another-kernel.1.tmp")
+    others.write_bytes(b"being built")
+    build.build(kernels.SOURCES["cpu"])
+    names = {path.name for path in library.parent.iterdir()}
+    assert names == {library.name, f"{library.stem}.sha256", f"{library.stem}.lock", others.name}
+
+
+FORKED = """
+import os, sys, torch
+from torch.nn import functional as F
+from transformers_msstsvis.ops.multi_scale_deformable_attention import multi_scale_deformable_attention
+torch.set_num_threads(2)
+shapes = [(40, 50), (20, 25)]
+value, locations = torch.rand(2, 2500, 4, 16), torch.rand(2, 300, 4, 2, 4, 2)
+def work():
+    resized = F.interpolate(value.reshape(1, 1, 400, 800), scale_factor=2, mode="bilinear")
+    return multi_scale_deformable_attention(value, shapes, locations, locations[..., 0]).sum() + resized.sum()
+first = work()
+child = os.fork()
+if not child:
+    os._exit(0 if torch.allclose(work(), first) and torch.get_num_threads() == 1 else 3)
+assert os.waitpid(child, 0)[1] == 0 and torch.get_num_threads() == 2
+loader = torch.utils.data.DataLoader(range(4), num_workers=2, multiprocessing_context="fork",
+                                     collate_fn=lambda items: (items, float(work())))
+assert [items for items, _ in loader] == [[0], [1], [2], [3]]
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_process_forked_after_use_works(kernels):
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
 
 
 def test_cache_key_follows_source_and_cpu(fresh, monkeypatch):

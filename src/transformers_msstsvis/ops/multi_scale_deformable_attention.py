@@ -209,9 +209,17 @@ def _choose(device: str) -> str:
     choice = os.environ.get("MSSTSVIS_KERNELS") or "auto"
     if choice not in KERNEL_CHOICES:
         raise ValueError(f"MSSTSVIS_KERNELS is {choice!r}; expected one of {', '.join(KERNEL_CHOICES)}")
+    _make_forks_work()
     if device in ("cpu", "cuda") and choice in ("auto", device) and _load_kernel(device):
         return "kernel"
     return "embedding_bag" if device == "cpu" else "reference"
+
+
+@functools.cache
+def _make_forks_work() -> None:
+    """Let processes that are forked from now on use one thread, as OpenMP's stay behind and would be waited for."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
 
 
 @functools.cache

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from transformers_msstsvis import SeqFormerConfig, SeqFormerForVideoInstanceSegmentation
-
+from .. import SeqFormerConfig, SeqFormerForVideoInstanceSegmentation
 from . import published
 from .timing import compare, peak_growth, peak_in_new_process, relative_error
 
@@ -48,7 +47,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     expected, given = published.infer(model, clip), ours()
     kept = given.mask_query_indices[0]
     report = {
-        "baseline": "own restatement of the published computation in plain PyTorch (benchmarks/published.py)",
+        "baseline": "own restatement of the published computation in plain PyTorch (published.py of this package)",
         "clip": list(clip.shape),
         "error": {
             "logits": relative_error(given.logits, expected["logits"]),

@@ -15,10 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
 
-from transformers_msstsvis.layers import dynamic_mask_head, linear
-from transformers_msstsvis.layers.deformable_attention import DeformableAttention
-from transformers_msstsvis.layers.frozen_batch_norm import FoldedConv2d
-from transformers_msstsvis.models.msstsvis.modeling_msstsvis import MsstsVisForVideoInstanceSegmentation
+from ..layers import dynamic_mask_head, linear
+from ..layers.deformable_attention import DeformableAttention
+from ..layers.frozen_batch_norm import FoldedConv2d
+from ..models.msstsvis.modeling_msstsvis import MsstsVisForVideoInstanceSegmentation
 
 _grid_sample_attention = MultiScaleDeformableAttention().forward
 

@@ -8,8 +8,7 @@ import torch
 from pycocotools import mask as rle_codec
 from torch.nn import functional as F
 
-from transformers_msstsvis.post_processing import resized_mask
-
+from ..post_processing import resized_mask
 from .timing import compare
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from transformers_msstsvis.metrics.ytvis_map import evaluate_ytvis
+from ..metrics.ytvis_map import evaluate_ytvis
 
 SETS = {
     "A": {"videos": 300, "frames": 20, "objects": 5, "predictions": 10, "categories": 40},

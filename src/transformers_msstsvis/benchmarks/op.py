@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
 
-from transformers_msstsvis.ops.multi_scale_deformable_attention import (
+from ..ops.multi_scale_deformable_attention import (
     multi_scale_deformable_attention,
     multi_scale_deformable_attention_embedding_bag,
 )

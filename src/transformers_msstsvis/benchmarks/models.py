@@ -6,13 +6,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from transformers_msstsvis import (
+from .. import (
     MsstsVisConfig,
     MsstsVisForVideoInstanceSegmentation,
     SeqFormerConfig,
     SeqFormerForVideoInstanceSegmentation,
 )
-
 from .timing import peak_growth, peak_in_new_process, timed
 
 MODELS = {
@@ -65,6 +64,6 @@ def _infer(model: PreTrainedModel, clip: torch.Tensor) -> None:
 
 
 def _bundled() -> str:
-    from transformers_msstsvis.pipelines import SAMPLE_MODEL
+    from ..pipelines import SAMPLE_MODEL
 
     return str(SAMPLE_MODEL)

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from transformers_msstsvis import SeqFormerConfig, SeqFormerForVideoInstanceSegmentation
-
+from .. import SeqFormerConfig, SeqFormerForVideoInstanceSegmentation
 from . import published
 from .timing import Stopwatch, compare, peak_growth, peak_in_new_process
 
@@ -42,7 +41,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         return loss
 
     return {
-        "baseline": "own restatement of the published computation in plain PyTorch (benchmarks/published.py)",
+        "baseline": "own restatement of the published computation in plain PyTorch (published.py of this package)",
         "clip": [1, arguments.frames, 3, arguments.height, arguments.width],
         "loss": {side: keep_parts(side) for side in sides},
         "peak_bytes": {side: peak_in_new_process(peak_of_step, arguments, side) for side in sides},

@@ -1,0 +1,88 @@
+"""What all commands have in common: flags in either spelling, errors in one line, and Ctrl-C."""
+
+import argparse
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..extras import explain_missing
+from ..startup import prepare_process
+
+INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
+LONGEST_REASON = 2000  # characters
+
+
+class EitherSpelling:
+    """Lets a parser take `--max-frames` for `--max_frames`, and the other way round."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> Any:
+        known = {option.replace("_", "-"): option for option in self._option_string_actions}
+        given = list(sys.argv[1:] if args is None else args)
+        for position, argument in enumerate(given):
+            if argument == "--":
+                break
+            name, equals, value = argument.partition("=")
+            if name.startswith("--") and name not in self._option_string_actions:
+                given[position] = known.get(name.replace("_", "-"), name) + equals + value
+        return super().parse_known_args(given, namespace)
+
+
+class Parser(EitherSpelling, argparse.ArgumentParser):
+    """A parser whose description keeps its lines."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{"formatter_class": argparse.RawDescriptionHelpFormatter, **kwargs})
+
+
+def run(work: Callable[..., int | None], *arguments: Any, verbose: Callable[[], bool] = lambda: False) -> int:
+    """
+    Do the work of a command.
+
+    Args:
+        work: returns the exit status, None for 0.
+        arguments: of `work`.
+        verbose: whether an error comes with its traceback; it does with `TRANSFORMERS_VERBOSITY=info` as well.
+
+    Returns:
+        The exit status: 1 after an error, which is told in one line, and 130 after Ctrl-C.
+    """
+    try:
+        prepare_process()
+        from .. import registration  # noqa: F401 (makes the models known)
+
+        status = work(*arguments) or 0
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Who reads the output, such as head, has enough of it; nothing is left to be flushed at exit.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if verbose() or os.environ.get("TRANSFORMERS_VERBOSITY") in ("info", "debug"):
+            traceback.print_exc()
+        print(f"error: {reason(error)}", file=sys.stderr)
+        return 1
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, ModuleNotFoundError):
+        error = explain_missing(error)
+    text = str(error)
+    if "See the original errors:" in text:
+        # The pipeline of transformers shows the tracebacks of what it tried; the last lines without indent are errors.
+        lines = [line for line in text.splitlines() if line and not line[0].isspace()]
+        name, colon, told = lines[-1].partition(": ")
+        text = told if colon and name.isidentifier() else lines[-1]
+    text = " ".join(text.split())
+    if len(text) > LONGEST_REASON:
+        text = f"{text[:LONGEST_REASON]} ..."
+    clear = isinstance(error, OSError | ValueError | RuntimeError | ImportError | ArithmeticError)
+    return text if clear and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
