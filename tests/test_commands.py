@@ -97,7 +97,7 @@ def test_either_spelling_of_a_flag(flag):
 
 def test_either_spelling_leaves_values_alone():
     args = predict.parse_arguments(["--json", "a-b_c.json", "--", "--max_frames"])
-    assert (args.json, args.video) == ("a-b_c.json", "--max_frames")
+    assert (args.json, args.videos) == ("a-b_c.json", ["--max_frames"])
 
 
 @pytest.mark.parametrize("dash", ["-", "_"])

@@ -76,9 +76,9 @@ def test_nothing_found(checkpoint, clip, tmp_path, capsys, monkeypatch):
     [
         (["nowhere.mp4"], "nowhere.mp4 does not exist"),
         (["{clip}", "--output", "out.xyz"], "out.xyz ends in .xyz; expected .mp4"),
-        (["{clip}", "--output", "{clip}"], "is the video itself; choose another output"),
+        (["{clip}", "--output", "{clip}"], "is the input itself; choose another output"),
         (["{clip}", "--threshold", "2", "--json", "{clip}.json"], "threshold is 2.0; expected a score from 0 to 1"),
-        (["{clip}", "--json", "{folder}"], "is a folder; expected the name of a JSON file"),
+        (["{clip}", "--json", "{folder}"], "is a folder; expected the name of a file"),
         (["{clip}", "--model", "{folder}", "--json", "{clip}.json"], ""),
         (["{clip}", "--device", "toaster", "--json", "{clip}.json"], ""),
     ],

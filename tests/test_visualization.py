@@ -5,7 +5,7 @@ import pytest
 
 from transformers_msstsvis import visualization
 from transformers_msstsvis.results import VideoInstances, encode_mask
-from transformers_msstsvis.visualization import contact_sheet, draw_instances, draw_video, track_palette
+from transformers_msstsvis.visualization import contact_sheet, draw_instances, draw_video, place_labels, track_palette
 
 
 def square(x: int, y: int) -> np.ndarray:
@@ -35,7 +35,7 @@ FRAMES = np.full((3, 60, 80, 3), 90, dtype=np.uint8)
 
 
 def test_masks_are_painted_in_the_rgb_colour_of_their_track():
-    drawn = draw_instances(FRAMES[0], example(), 0, boxes=False, labels=False, opacity=1.0)
+    drawn = draw_instances(FRAMES[0], example(), 0, boxes=False, labels=False, outlines=False, opacity=1.0)
     palette = track_palette()
     assert (drawn[square(5, 30)] == palette[2]).all()
     assert (drawn[square(40, 30)] == palette[9]).all()
@@ -44,15 +44,17 @@ def test_masks_are_painted_in_the_rgb_colour_of_their_track():
 
 
 def test_a_track_keeps_its_colour_alone_and_in_company_and_at_every_id():
-    drawn = list(draw_video(FRAMES, example(), boxes=False, labels=False, opacity=1.0))
+    drawn = list(draw_video(FRAMES, example(), boxes=False, labels=False, outlines=False, opacity=1.0))
     assert (drawn[1][square(50, 30)] == drawn[0][square(5, 30)][0]).all()
     assert (drawn[2] == 90).all()
-    many = draw_instances(FRAMES[0], example(track_ids=[2 + 255, 0]), 0, boxes=False, labels=False, opacity=1.0)
+    many = draw_instances(
+        FRAMES[0], example(track_ids=[2 + 255, 0]), 0, boxes=False, labels=False, outlines=False, opacity=1.0
+    )
     assert (many[square(5, 30)] == track_palette()[2]).all()
 
 
 def test_opacity_mixes_mask_and_frame():
-    drawn = draw_instances(FRAMES[0], example(), 0, boxes=False, labels=False, opacity=0.5)
+    drawn = draw_instances(FRAMES[0], example(), 0, boxes=False, labels=False, outlines=False, opacity=0.5)
     mixed = (track_palette()[2].astype(float) + 90) / 2
     np.testing.assert_allclose(drawn[square(5, 30)][0], mixed, atol=1)
 
@@ -128,3 +130,43 @@ def test_contact_sheet():
         contact_sheet([])
     with pytest.raises(ValueError, match="expected one shape"):
         contact_sheet([frames[0], frames[0][:1]])
+
+
+def test_outlines_are_white_along_the_inner_edge():
+    drawn = draw_instances(FRAMES[0], example(), 0, boxes=False, labels=False, opacity=1.0)
+    edge = square(5, 30)
+    edge[31:49, 6:24] = False
+    assert (drawn[edge] == 255).all()
+    assert (drawn[31:49, 6:24] == track_palette()[2]).all()
+    assert (drawn[~square(5, 30) & ~square(40, 30)] == 90).all()
+    # No line where the frame cuts a mask.
+    whole = np.ones((60, 80), dtype=bool)
+    all_over = example(masks=[[encode_mask(whole)] * 3, [None] * 3])
+    assert (draw_instances(FRAMES[0], all_over, 0, boxes=False, labels=False, opacity=1.0) == track_palette()[2]).all()
+
+
+def overlapping(first, second) -> bool:
+    (x, y, width, height), (a, b, other_width, other_height) = first, second
+    return x < a + other_width and a < x + width and y < b + other_height and b < y + height
+
+
+def test_no_label_covers_another():
+    rng = np.random.default_rng(0)
+    for number in (2, 8, 20):
+        corners = rng.integers(0, 200, (number, 2))
+        boxes = np.concatenate([corners, corners + rng.integers(5, 90, (number, 2))], axis=1)
+        sizes = [(int(width), 14) for width in rng.integers(30, 90, number)]
+        places = place_labels(boxes, sizes, (256, 256))
+        labels = [(*place, *size) for place, size in zip(places, sizes, strict=True) if place is not None]
+        assert len(labels) == number
+        assert not any(overlapping(a, b) for i, a in enumerate(labels) for b in labels[:i])
+        assert all(0 <= x <= 256 - w and 0 <= y <= 256 - h for x, y, w, h in labels)
+
+
+def test_labels_stay_at_their_boxes_where_they_can():
+    assert place_labels(np.array([[20, 40, 60, 90]]), [(30, 10)], (100, 100)) == [(20, 30)]  # above
+    assert place_labels(np.array([[20, 4, 60, 90]]), [(30, 10)], (100, 100)) == [(20, 0)]  # inside the frame
+    same = np.array([[20, 40, 60, 90]] * 2)
+    assert place_labels(same, [(30, 10)] * 2, (100, 100)) == [(20, 30), (20, 90)]  # the second one below
+    # Where there is no place the label is left out, the lower one.
+    assert place_labels(same, [(100, 60)] * 2, (100, 100)) == [(0, 0), None]

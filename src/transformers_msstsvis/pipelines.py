@@ -35,12 +35,12 @@ class VideoInterrupted(KeyboardInterrupt):
     Ctrl-C while a video was running.
 
     Attributes:
-        clips: first frame and [`VideoInstances`] of each clip that was finished, for [`join_clips`].
+        instances (`VideoInstances`, *optional*): what the clips that were finished show, from the first frame on.
     """
 
-    def __init__(self, clips: list[tuple[int, VideoInstances]]):
+    def __init__(self, instances: VideoInstances | None = None):
         super().__init__("interrupted")
-        self.clips = clips
+        self.instances = instances
 
 
 class VideoInstanceSegmentationPipeline(ChunkPipeline):
@@ -95,9 +95,9 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         Segment one video or several.
 
         Args:
-            inputs: one video: a path, URL, folder of frames or glob pattern; an array or tensor `(T, H, W, 3)` or
-                `(T, 3, H, W)`; a list of its frames (PIL images, arrays `(H, W, 3)`, image files). Or several: a list
-                of such, an array of five dimensions, a dataset, or a generator.
+            inputs: one video: a path, URL, folder of frames, glob pattern or [`VideoReader`]; an array or tensor
+                `(T, H, W, 3)` or `(T, 3, H, W)`; a list of its frames (PIL images, arrays `(H, W, 3)`, image files).
+                Or several: a list of such, an array of five dimensions, a dataset, or a generator.
             **kwargs: the arguments of the class, for this call only; `batch_size`, `num_workers`.
 
         Returns:
@@ -182,7 +182,7 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
     def _clips(self, video: Any, max_frames: int, public_urls: bool) -> Iterator[dict[str, Any]]:
         from .data.video_io import VideoReader
 
-        reader = VideoReader(video, public_urls=public_urls)
+        reader = video if isinstance(video, VideoReader) else VideoReader(video, public_urls=public_urls)
         overlap = min(max_frames // 6 or 1, max_frames - 1)
         for start, frames, is_last in split_clips(reader, max_frames, overlap):
             pixels = self.video_processor(
@@ -219,9 +219,12 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         clips = PipelineChunkIterator(inputs, self.preprocess, preprocess_params)
         # One worker at most: each would read all videos.
         loader = DataLoader(clips, num_workers=min(num_workers, 1), batch_size=batch_size, collate_fn=self._collate)
-        return PipelineIterator(self._videos(loader, forward_params), self.postprocess, postprocess_params)
+        videos = self._videos(loader, forward_params, postprocess_params)
+        return PipelineIterator(videos, self.postprocess, postprocess_params)
 
-    def _videos(self, loader: Iterable, forward_params: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
+    def _videos(
+        self, loader: Iterable, forward_params: dict[str, Any], postprocess_params: dict[str, Any]
+    ) -> Iterator[list[dict[str, Any]]]:
         """Run the batches of clips and put the clips of a video together."""
         video, progress = [], None
         try:
@@ -238,7 +241,8 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
                         yield video
                         video, progress = [], None
         except KeyboardInterrupt as stop:
-            raise VideoInterrupted([(c["start"], c["instances"]) for c in video if c["readable"]]) from stop
+            finished = video and self.postprocess(video, **{**postprocess_params, "return_instances": True})
+            raise VideoInterrupted(finished or None) from stop
         finally:
             if progress is not None:
                 progress.close()

@@ -1,78 +1,249 @@
 """A video in, an annotated video and its tracks out: the pipeline with files around it."""
 
+import glob
+import os
+import socket
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from os import PathLike
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from transformers import pipeline
 from transformers.utils import logging
 
-from .data.video_io import VideoReader, VideoWriter
-from .pipelines import SAMPLE_MODEL, TASK
+from .data.download import is_url, name_of_url
+from .data.images import IMAGE_SUFFIXES
+from .data.video_io import MAX_FPS, VideoReader, VideoWriter, natural_key
+from .files import check_distinct, check_writable, check_writable_folder, partial_path
+from .pipelines import SAMPLE_MODEL, TASK, VideoInstanceSegmentationPipeline, VideoInterrupted
 from .results import VideoInstances
 from .visualization import draw_video
 
 SAMPLE_VIDEO = SAMPLE_MODEL.parent / "sample.mp4"
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
+    *(".3gp", ".ogv", ".mxf", ".gif"),
+)
+HUB_SECONDS = 3  # to reach the Hub
+
+Video = (
+    str | PathLike | list[str | PathLike]
+)  # a file, URL, folder of frames or glob pattern, or the files of its frames
+
+
+class Outputs(NamedTuple):
+    """
+    What is written for a video; None is not written.
+
+    Attributes:
+        video: annotated video: `.mp4`, `.webm`, `.gif`, or a folder for PNG frames.
+        json: tracks in YouTube-VIS results format, with `track_id`, `label` and `boxes` in addition.
+        masks: folder of palette PNGs whose values are the track ids, one for each frame.
+    """
+
+    video: Path | None = None
+    json: Path | None = None
+    masks: Path | None = None
+
+    @classmethod
+    def of(cls, *paths: str | PathLike | None) -> "Outputs":
+        """From the names of the three, checked not to be empty."""
+        if any(path is not None and not str(path) for path in paths):
+            raise ValueError("the name of an output is empty; expected a file or a folder")
+        return cls(*(None if path is None else Path(path).expanduser() for path in paths))
+
+    def check(self, video: Video, model: str | PathLike) -> None:
+        """Find what can be wrong with the files before the model runs."""
+        folder = self.video is not None and (not self.video.suffix or self.video.is_dir())
+        check_writable(self.json, None if folder else self.video)
+        check_distinct(self, [*files_of(video), *files_of(model)])
+        for path in (self.masks, self.video if folder else None):
+            if path is not None:
+                check_writable_folder(path)
+
+
+def load_segmenter(
+    model: str | PathLike = SAMPLE_MODEL, device: str | int | None = None, dtype: str = "auto"
+) -> VideoInstanceSegmentationPipeline:
+    """
+    The pipeline of a checkpoint.
+
+    Args:
+        model: folder or Hub name; the small one that comes with the package by default.
+        device: as in every pipeline; the first GPU by default, or else the CPU.
+        dtype: of the model, for example `"bfloat16"`.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or the Hub, where it could be, can't be reached.
+        OSError, ValueError: if the model can't be loaded.
+    """
+    if Path(model) == SAMPLE_MODEL and not SAMPLE_MODEL.is_dir():
+        raise FileNotFoundError(f"the checkpoint {SAMPLE_MODEL.name} is not part of this installation; name a model")
+    if not Path(model).expanduser().exists():
+        _check_hub(str(model))
+    return pipeline(TASK, model=str(Path(model).expanduser()), device=device, dtype=dtype)
 
 
 def predict_video(
-    video: str | PathLike = SAMPLE_VIDEO,
-    model: str | PathLike = SAMPLE_MODEL,
+    video: Video = SAMPLE_VIDEO,
+    model: str | PathLike | VideoInstanceSegmentationPipeline = SAMPLE_MODEL,
     output: str | PathLike | None = None,
     json_path: str | PathLike | None = None,
-    threshold: float = 0.3,
+    masks_dir: str | PathLike | None = None,
     device: str | int | None = None,
     dtype: str = "auto",
-    max_frames: int = 36,
+    public_urls: bool = False,
+    **options,
 ) -> VideoInstances:
     """
     Segment the instances of a video and write what is asked for.
 
     The video is read twice, first for the model and then to be drawn on, frame by frame, so that memory stays flat.
+    Files are written aside and named when they are finished.
 
     Args:
-        video: file, URL, folder of frames or glob pattern; a synthetic clip by default.
-        model: folder or Hub name of a checkpoint; the small one that comes with the package by default.
+        video: file, URL, folder of frames or glob pattern, or a list of image files; a synthetic clip by default.
+        model: folder or Hub name of a checkpoint, or a pipeline, as of [`load_segmenter`].
         output: annotated video: `.mp4`, `.webm`, `.gif`, or a folder for PNG frames; 25 frames per second where the
             source has no rate.
         json_path: tracks in YouTube-VIS results format, with `track_id`, `label` and `boxes` in addition.
-        threshold: smallest score of a track, 0..1.
-        device: as in every pipeline; the first GPU by default, or else the CPU.
-        dtype: of the model, for example `"bfloat16"`.
-        max_frames: longest clip that the model sees at once.
+        masks_dir: folder of palette PNGs whose values are the track ids, one for each frame.
+        device, dtype: as of [`load_segmenter`].
+        public_urls: refuse URLs that lead to this machine or its private networks.
+        **options: of [`VideoInstanceSegmentationPipeline`]: `threshold`, `top_k`, `classes`, `max_frames`, ...
 
     Returns:
         The tracks.
 
     Raises:
         FileNotFoundError: if the video, or a model given as a folder, does not exist.
-        ValueError: for an unknown suffix, an output that would replace the video, or values out of range.
-        OSError: if the model can't be loaded, or the files can't be written.
+        ValueError: for an unknown suffix, an output that would replace an input, or values out of range.
+        OSError: if the model can't be loaded, or a file can't be written; the others are.
+        VideoInterrupted: after Ctrl-C; what was finished is written, and the message says up to which frame and where.
+            Where there is an older file, the new one is beside it, as `out.partial.json`.
     """
-    if Path(model) == SAMPLE_MODEL and not SAMPLE_MODEL.is_dir():
-        raise FileNotFoundError(f"the checkpoint {SAMPLE_MODEL.name} is not part of this installation; name a model")
-    # Everything that can be wrong with the files is found before the model runs.
-    reader = VideoReader(video)
-    writer = None
-    if output is not None:
-        if Path(output).expanduser().resolve() == Path(video).expanduser().resolve():
-            raise ValueError(f"{output} is the video itself; choose another output")
-        writer = VideoWriter(output, fps=reader.fps or 25.0)
-    if json_path is not None:
-        json_path = Path(json_path).expanduser()
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        if json_path.is_dir():
-            raise ValueError(f"{json_path} is a folder; expected the name of a JSON file")
-
-    segmenter = pipeline(TASK, model=str(model), device=device, dtype=dtype)
-    instances = segmenter(str(video), threshold=threshold, max_frames=max_frames, return_instances=True)
-    if json_path is not None:
-        instances.save_ytvis_json(json_path, video_id=reader.name)
-    if writer is not None:
-        frames = logging.tqdm(draw_video(reader, instances), total=instances.num_frames, desc="drawing", unit="frame")
-        with writer:
-            for frame in frames:
-                writer.write(frame)
+    outputs = Outputs.of(output, json_path, masks_dir)
+    checkpoint = model.model.name_or_path if isinstance(model, VideoInstanceSegmentationPipeline) else model
+    outputs.check(video, checkpoint)
+    reader = VideoReader(video, public_urls=public_urls)
+    if outputs.video is not None:
+        VideoWriter(outputs.video, fps=_rate(reader))  # refuses what it can't write
+    segmenter = model if isinstance(model, VideoInstanceSegmentationPipeline) else load_segmenter(model, device, dtype)
+    try:
+        instances = segmenter(reader, **{**options, "return_instances": True, "on_error": "raise"})
+    except VideoInterrupted as stop:
+        if stop.instances is not None:
+            written = ", ".join(map(str, _write(stop.instances, reader, outputs, finished=False)))
+            stop.args = (f"stopped after {stop.instances.num_frames} frames, of which are {written or 'no files'}",)
+        raise
+    _write(instances, reader, outputs)
     return instances
+
+
+def predict_videos(
+    videos: Sequence[str | PathLike],
+    model: str | PathLike | VideoInstanceSegmentationPipeline = SAMPLE_MODEL,
+    output: str | PathLike = "out",
+    masks_dir: str | PathLike | None = None,
+    suffix: str = ".mp4",
+    device: str | int | None = None,
+    dtype: str = "auto",
+    **options,
+) -> Iterator[tuple[str, VideoInstances | Exception, Outputs]]:
+    """
+    Segment several videos, one after the other, each as by [`predict_video`].
+
+    Args:
+        videos: as of [`list_videos`].
+        model, device, dtype: as of [`predict_video`].
+        output: folder for an annotated video and a JSON file of each.
+        masks_dir: folder for a folder of masks of each.
+        suffix: of the annotated videos.
+        **options: as of [`predict_video`].
+
+    Yields:
+        For each video its name, its tracks, or what was wrong with it, and where the results are.
+
+    Raises:
+        OSError, ValueError: as [`predict_video`], before the first video, for what is wrong with all.
+    """
+    paths = list_videos(videos)
+    names: list[str] = []
+    for path in paths:
+        name = video_name(path)
+        names.append(next(new for new in _numbered(name) if new not in names))
+    folder, masks = Path(output).expanduser(), None if masks_dir is None else Path(masks_dir).expanduser()
+    if folder.suffix in VIDEO_SUFFIXES or folder.is_file():
+        raise ValueError(f"the output for {len(paths)} videos is {folder}; expected a folder")
+    results = [Outputs.of(folder / f"{n}{suffix}", folder / f"{n}.json", masks and masks / n) for n in names]
+    checkpoint = model.model.name_or_path if isinstance(model, VideoInstanceSegmentationPipeline) else model
+    inputs = [file for path in [*paths, checkpoint] for file in files_of(path)]
+    check_distinct([output for outputs in results for output in outputs], inputs)
+    check_writable_folder(folder)
+    segmenter = model if isinstance(model, VideoInstanceSegmentationPipeline) else load_segmenter(model, device, dtype)
+    for path, outputs in zip(paths, results, strict=True):
+        try:
+            result = predict_video(path, segmenter, *outputs, **options)
+        except Exception as error:  # whatever it is, it may not cost the other videos
+            result = error
+        yield (str(path[0]) if isinstance(path, list) else str(path)), result, outputs
+
+
+def list_videos(sources: Sequence[str | PathLike]) -> list[Video]:
+    """
+    The videos that are meant: folders that hold videos, and no frames, stand for these; so do patterns that match
+    videos. Several images, which a shell makes of a pattern, are the frames of one video. Everything else stands for
+    itself.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    images = [not is_url(source) and Path(source).suffix.lower() in IMAGE_SUFFIXES for source in sources]
+    if len(sources) > 1 and all(images):
+        return [sorted(sources, key=natural_key)]
+    videos: list[Video] = []
+    for source in sources:
+        path = Path(source).expanduser()
+        found = []
+        if not is_url(source) and path.is_dir():
+            inside = [file for file in path.iterdir() if not file.name.startswith(".") and file.is_file()]
+            if not any(file.suffix.lower() in IMAGE_SUFFIXES for file in inside):
+                found = [file for file in inside if file.suffix.lower() in VIDEO_SUFFIXES]
+        elif not is_url(source) and not path.exists() and glob.has_magic(str(path)):
+            matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
+            if not any(match.suffix.lower() in IMAGE_SUFFIXES for match in matches):
+                found = [match for match in matches if match.is_file() and match.suffix.lower() in VIDEO_SUFFIXES]
+        videos += sorted(found, key=natural_key) or [source]
+    if not videos:
+        raise ValueError("no video was given; expected at least one")
+    return videos
+
+
+def files_of(source: Video) -> list[Path]:
+    """The files and folders that are read for a video or a checkpoint, as far as they are on this machine."""
+    if isinstance(source, list):
+        return [Path(frame).expanduser() for frame in source]
+    path = Path(source).expanduser()
+    if is_url(source) or not str(source):
+        return []
+    if path.is_dir():
+        return [path, *(file for file in path.iterdir() if file.is_file())]
+    return [path] if path.exists() else [Path(match) for match in glob.glob(str(path), recursive=True)]
+
+
+def video_name(video: Video) -> str:
+    """A name for the results of a video: that of its file or folder without suffix."""
+    if isinstance(video, list):
+        name = Path(video[0]).absolute().parent.name
+    elif is_url(video):
+        name = name_of_url(video)
+    else:
+        path = Path(video).expanduser()
+        name = path.name if path.is_dir() else path.stem
+    return "".join("_" if character in '/\\:*?"<>|\0' else character for character in name).strip(". ") or "video"
 
 
 def track_table(instances: VideoInstances) -> str:
@@ -85,6 +256,94 @@ def track_table(instances: VideoInstances) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _rate(reader: VideoReader) -> float:
+    return min(reader.fps or 25.0, MAX_FPS)
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    number = 2
+    while True:
+        yield f"{name}-{number}"
+        number += 1
+
+
+def _check_hub(model: str) -> None:
+    """Answer at once where the Hub can't be reached, instead of after all attempts to reach it."""
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    missing = FileNotFoundError(f"there is no model folder {model}; expected a folder, or the name of one on the Hub")
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or os.sep not in "/" + model:
+        raise missing
+    try:
+        cached = isinstance(try_to_load_from_cache(model, "config.json"), str)
+    except HFValidationError as error:
+        raise missing from error
+    if cached or urllib.request.getproxies():
+        return
+    hub = urlsplit(constants.ENDPOINT)
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        socket.create_connection((hub.hostname, hub.port or 443), timeout=HUB_SECONDS).close()
+    except OSError as error:
+        raise FileNotFoundError(
+            f"there is no model folder {model} here, and the Hub can't be reached ({error.strerror or error}): check "
+            "the name and the connection"
+        ) from error
+
+
+def _write(instances: VideoInstances, reader: VideoReader, outputs: Outputs, finished: bool = True) -> list[Path]:
+    """Write all outputs, each whatever happens to the others; returns what was written, or raises the first error."""
+    steps: list[tuple[Path | None, Callable[[Path], Path]]] = [
+        (outputs.json, lambda path: _save_json(instances, path, reader.name)),
+        (outputs.masks, lambda path: _save_masks(instances, path)),
+        (outputs.video, lambda path: _draw(instances, reader, path, finished)),
+    ]
+    written, errors = [], []
+    for path, step in steps:
+        if path is None:
+            continue
+        if not finished and path is not outputs.video and path.is_file():
+            path = partial_path(path)
+        try:
+            written.append(step(path))
+        except OSError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return written
+
+
+def _save_json(instances: VideoInstances, path: Path, video_id: str) -> Path:
+    instances.save_ytvis_json(path, video_id=video_id)
+    return path
+
+
+def _save_masks(instances: VideoInstances, folder: Path) -> Path:
+    instances.to_mots(folder)
+    return folder
+
+
+def _draw(instances: VideoInstances, reader: VideoReader, path: Path, finished: bool) -> Path:
+    frames = draw_video(islice(reader, instances.num_frames), instances)
+    writer = VideoWriter(path, fps=_rate(reader))
+    try:
+        for frame in logging.tqdm(frames, total=instances.num_frames, desc="drawing", unit="frame"):
+            writer.write(frame)
+    except KeyboardInterrupt as stop:
+        writer.close(finished=False)
+        place = f", which are in {writer.written_to}" if writer.written_to else ""
+        stop.args = (f"stopped after drawing {writer.num_frames} of {instances.num_frames} frames{place}",)
+        raise
+    except BaseException:
+        writer.close(finished=False)
+        raise
+    writer.close(finished)
+    return writer.written_to
 
 
 if __name__ == "__main__":

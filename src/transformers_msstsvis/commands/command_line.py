@@ -56,8 +56,8 @@ def run(work: Callable[..., int | None], *arguments: Any, verbose: Callable[[], 
         status = work(*arguments) or 0
         sys.stdout.flush()
         return status
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # Who reads the output, such as head, has enough of it; nothing is left to be flushed at exit.
