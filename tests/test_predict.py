@@ -3,10 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.test_pipelines import small_processor
 from tests.tiny import moving_square, tiny_model, write_mp4
-from transformers_msstsvis import VideoInstances, VideoReader, encode_mask, predict
+from transformers_msstsvis import VideoInstances, VideoReader, encode_mask, predict, write_video
 from transformers_msstsvis.commands import predict as script
 from transformers_msstsvis.predict import predict_video, track_table
 
@@ -143,3 +144,165 @@ def test_memory_does_not_grow_with_the_video(checkpoint, tmp_path):
         tracemalloc.stop()
     one_frame = moving_square(1, 192, 256).nbytes
     assert peaks[1] - peaks[0] < 20 * one_frame
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["frames/*.png", "--output", "frames"],
+        ["frames/00000.png", "frames/00001.png", "--output", "frames"],
+        ["frames", "--output", "./frames"],
+        ["frames", "--masks", "frames"],
+        ["clip.mp4", "--json", "clip.mp4"],
+        ["clip.mp4", "--output", "hard.mp4"],
+        ["clip.mp4", "--json", "soft.mp4"],
+        ["clip.mp4", "frames", "--output", "."],
+        ["clip.mp4", "--output", "same.json", "--json", "same.json"],
+        ["clip.mp4", "--json", "{checkpoint}/config.json"],
+        ["clip.mp4", "--output", ""],
+        ["clip.mp4", "--json", "frames"],
+        ["clip.mp4", "--json", "clip.mp4/x.json"],
+        ["", "--output", "new.mp4"],
+    ],
+)
+def test_no_input_is_touched_and_nothing_is_written(checkpoint, clip, tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    write_video("frames", moving_square(2))
+    (tmp_path / "hard.mp4").hardlink_to(clip)
+    (tmp_path / "soft.mp4").symlink_to(clip)
+    before, model = tree(tmp_path), tree(Path(checkpoint))
+    monkeypatch.setattr(predict, "pipeline", lambda *_, **__: pytest.fail("the model was loaded"))
+    arguments = [argument.format(checkpoint=checkpoint) for argument in arguments]
+    assert script.main([*arguments, "--model", checkpoint]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+    assert (tree(tmp_path), tree(Path(checkpoint))) == (before, model)
+
+
+def test_several_videos_and_folders_of_videos(checkpoint, clip, tmp_path, capsys):
+    (tmp_path / "videos" / "deep").mkdir(parents=True)
+    write_mp4(tmp_path / "videos" / "clip.mp4", 3)
+    write_mp4(tmp_path / "videos" / "10.mp4", 3)
+    (tmp_path / "videos" / "bad.mp4").write_text("no video")
+    (tmp_path / "videos" / "notes.txt").write_text("no video")
+    out = tmp_path / "out"
+    arguments = [clip, str(tmp_path / "videos"), "--output", str(out), "--masks", str(tmp_path / "masks")]
+    assert script.main([*arguments, "--model", checkpoint, "--threshold", "0"]) == 1
+    names = ["clip", "10", "clip-2"]
+    assert sorted(path.name for path in out.iterdir()) == sorted([f"{n}.{s}" for n in names for s in ("mp4", "json")])
+    assert [len(list(VideoReader(out / f"{name}.mp4"))) for name in names] == [5, 3, 3]
+    assert len(list((tmp_path / "masks" / "10").glob("*.png"))) == 3
+    told = capsys.readouterr()
+    assert "bad.mp4" in told.err
+    assert "1 videos failed; the results of the others are written" in told.err
+    assert f"wrote {out / 'clip-2.json'}" in told.out
+
+
+def test_videos_that_are_meant(tmp_path):
+    for name in ("b.mp4", "a10.MP4", "a2.mov", "x.txt", "frames/0.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    videos = [tmp_path / name for name in ("a2.mov", "a10.MP4", "b.mp4")]
+    assert predict.list_videos([tmp_path]) == videos
+    assert predict.list_videos([f"{tmp_path}/a*.*"]) == videos[:2]
+    for alone in (tmp_path / "frames", tmp_path / "b.mp4", "http://host/x.mp4", "nowhere.mp4", f"{tmp_path}/frames/*"):
+        assert predict.list_videos([alone]) == [alone]
+    images = ["frames/10.png", "frames/9.png"]  # as a shell gives a pattern
+    assert predict.list_videos(images) == [images[::-1]]
+    assert predict.video_name(images) == "frames"
+    assert predict.video_name("http://host/a/..%2f..%2fx.mp4?b=c.png") == "x"
+    assert predict.video_name("http://host/..") == "video" or predict.video_name("http://host/..") == "host"
+
+
+def test_classes_masks_and_top_k(checkpoint, clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = [clip, "--model", checkpoint, "--threshold", "0", "--duplicate_iou", "1"]
+    assert script.main([*arguments, "--top-k", "4", "--classes", "star", "ring", "--masks", "masks"]) == 0
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert 0 < len(results) <= 4
+    assert {result["label"] for result in results} <= {"star", "ring"}
+    with Image.open(tmp_path / "masks" / "00000.png") as image:
+        assert set(np.unique(image)) <= {0, *(result["track_id"] for result in results)}
+    assert script.main([*arguments, "--classes", "cat"]) == 1
+    assert "the model has no class cat; expected some of disk, star, ring" in capsys.readouterr().err
+
+
+def test_nothing_found_says_what_to_try(clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert script.main([clip, "--threshold", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "try a lower one, such as --threshold 0.33" in told
+    assert "knows synthetic shapes only (disk, rectangle" in told
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_ctrl_c_keeps_what_is_finished(checkpoint, tmp_path, monkeypatch, capsys, older):
+    monkeypatch.chdir(tmp_path)
+    clip = write_mp4(tmp_path / "long.mp4", 20)
+    if older:
+        for name in ("out.mp4", "out.json"):
+            (tmp_path / name).write_text("older")
+    segmenter = predict.load_segmenter(checkpoint)
+    forward, calls = segmenter.model.forward, []
+
+    def stopped(**inputs):
+        calls.append(0)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return forward(**inputs)
+
+    monkeypatch.setattr(segmenter.model, "forward", stopped)
+    monkeypatch.setattr(predict, "load_segmenter", lambda *_: segmenter)
+    assert script.main([str(clip), "--model", checkpoint, "--max-frames", "6", "--threshold", "0"]) == 130
+    video, tracks = ("out.partial.mp4", "out.partial.json") if older else ("out.mp4", "out.json")
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stopped")]
+    assert told == [f"stopped after 11 frames, of which are {tracks}, {video}"]
+    assert len(list(VideoReader(tmp_path / video))) == 11
+    assert len(json.loads((tmp_path / tracks).read_text())[0]["segmentations"]) == 11
+    if older:
+        assert (tmp_path / "out.mp4").read_text() == (tmp_path / "out.json").read_text() == "older"
+
+
+def test_ctrl_c_while_drawing(checkpoint, clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    draw = predict.draw_video
+
+    def stopped(frames, instances):
+        for index, frame in enumerate(draw(frames, instances)):
+            if index == 3:
+                raise KeyboardInterrupt
+            yield frame
+
+    monkeypatch.setattr(predict, "draw_video", stopped)
+    assert script.main([clip, "--model", checkpoint]) == 130
+    assert "stopped after drawing 3 of 5 frames, which are in out.mp4" in capsys.readouterr().err
+    assert len(list(VideoReader(tmp_path / "out.mp4"))) == 3
+    assert (tmp_path / "out.json").is_file()
+
+
+@pytest.mark.parametrize("broken", ["out.json", "out.mp4"])
+def test_one_output_that_fails_does_not_cost_the_other(checkpoint, clip, tmp_path, monkeypatch, capsys, broken):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / broken).write_text("older")
+    limit = {"out.json": "_save_json", "out.mp4": "_draw"}[broken]
+    monkeypatch.setattr(predict, limit, lambda *_: (_ for _ in ()).throw(OSError(28, "No space left", broken)))
+    assert script.main([clip, "--model", checkpoint]) == 1
+    assert f"No space left: '{broken}'" in capsys.readouterr().err
+    other = ({"out.json", "out.mp4"} - {broken}).pop()
+    assert (tmp_path / other).is_file()
+    assert (tmp_path / broken).read_text() == "older"
+
+
+@pytest.mark.parametrize("name", ["/nope/x", "./nope", "nope/x", "nope", "a b/c", "nope/x/y"])
+def test_a_wrong_model_is_told_at_once(clip, tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("socket.create_connection", lambda *_, **__: (_ for _ in ()).throw(OSError("unreachable")))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr(predict, "pipeline", lambda *_, **__: pytest.fail("the Hub was asked"))
+    assert script.main([clip, "--model", name]) == 1
+    told = capsys.readouterr().err
+    assert f"there is no model folder {name}" in told

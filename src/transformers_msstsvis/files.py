@@ -67,9 +67,9 @@ def check_distinct(outputs: Iterable[str | PathLike | None], inputs: Iterable[st
 
 
 def partial_path(path: str | PathLike) -> Path:
-    """Where a file or folder is written until it is finished: `clip.partial.mp4` for `clip.mp4`."""
+    """Where a file is written until it is finished: `clip.partial.mp4` for `clip.mp4`, and inside of a folder."""
     path = Path(path)
-    return path.with_name(f"{path.stem}.partial{path.suffix}")
+    return path / "partial" if path.is_dir() else path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
 @contextlib.contextmanager
@@ -95,8 +95,8 @@ def written_aside(path: str | PathLike) -> Iterator[Path]:
 
 
 def move_into_place(partial: Path, path: Path) -> None:
-    """Give a finished file its name, or a finished folder's files their places in the folder of that name."""
-    if partial.is_dir() and path.is_dir():
+    """Give a finished file its name, or the files in a finished folder their places in the folder of that name."""
+    if partial.is_dir():
         for file in sorted(partial.iterdir()):
             os.replace(file, path / file.name)
         partial.rmdir()

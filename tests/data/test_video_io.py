@@ -534,3 +534,24 @@ def test_frames_of_an_earlier_run_are_pointed_out(folder, warnings):
 def test_gif_keeps_frames_that_do_not_change(tmp_path):
     write_video(tmp_path / "still.gif", [coloured(1)] * 5, fps=10)
     assert numbers(VideoReader(tmp_path / "still.gif")) == [1] * 5
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm", "clip.gif", "frames"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, OSError])
+def test_an_older_video_stays_where_the_new_one_is_not_finished(tmp_path, name, error):
+    path = tmp_path / name
+    write_video(path, [coloured(7)] * 3)
+
+    def interrupted():
+        yield coloured(0)
+        yield coloured(1)
+        raise error
+
+    with pytest.raises(error):
+        write_video(path, interrupted())
+    assert numbers(VideoReader(path)) == [7] * 3
+    partial = path / "partial" if name == "frames" else tmp_path / name.replace(".", ".partial.")
+    assert numbers(VideoReader(partial)) == [0, 1]
+    write_video(path, [coloured(2)] * 3)
+    assert numbers(VideoReader(path)) == [2] * 3
+    assert not partial.exists()

@@ -441,9 +441,9 @@ def _to_uint8(frame: np.ndarray, scale: float) -> np.ndarray:
 class VideoWriter:
     """Writes frames one at a time; use it in a `with` block, which finishes the file.
 
-    The file is written aside, as `clip.partial.mp4`, and gets its name when it is finished. So whatever happens, an
-    older file of this name stays as it was until there is a new one; where there is none, what was written until the
-    `with` block was left by an error is finished and named, too.
+    The file is written aside, as `clip.partial.mp4` or in `folder/partial`, and gets its name when it is finished. So
+    whatever happens, an older file of this name stays as it was until there is a new one; where there is none, what was
+    written until the `with` block was left by an error is finished and named, too.
 
     Args:
         path: `.mp4` (H.264), `.webm` (VP9) or `.gif`; a path without suffix is a folder of `00000.png`, ... . Folders
@@ -475,7 +475,7 @@ class VideoWriter:
         self.size = size
         self.num_frames = 0
         self.written_to: Path | None = None
-        self._partial = partial_path(self.path)
+        self._partial = partial_path(self.path) if self.suffix else self.path / "partial"
         self._container = self._stream = None
 
     def __enter__(self) -> "VideoWriter":
@@ -516,7 +516,7 @@ class VideoWriter:
                     self._container = None
                     container.mux(self._stream.encode(None))
             self.written_to = self._partial
-            if finished or not self.path.exists():
+            if finished or not (self.path.exists() if self.suffix else any(self.path.glob("*.png"))):
                 with naming(self.path):
                     move_into_place(self._partial, self.path)
                 self.written_to = self.path
