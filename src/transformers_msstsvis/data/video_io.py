@@ -442,8 +442,8 @@ class VideoWriter:
     """Writes frames one at a time; use it in a `with` block, which finishes the file.
 
     The file is written aside, as `clip.partial.mp4` or in `folder/partial`, and gets its name when it is finished. So
-    whatever happens, an older file of this name stays as it was until there is a new one; where there is none, what was
-    written until the `with` block was left by an error is finished and named, too.
+    whatever happens, an older file of this name stays as it was until there is a new one; where there is none, what
+    was written until the `with` block was left by an error is finished and named, too.
 
     Args:
         path: `.mp4` (H.264), `.webm` (VP9) or `.gif`; a path without suffix is a folder of `00000.png`, ... . Folders
