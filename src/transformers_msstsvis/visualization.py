@@ -121,7 +121,7 @@ def draw_instances(
         drawn = box_annotator.annotate(drawn, detections, custom_color_lookup=colours)
     if labels:
         texts = [
-            f"{name} #{track} {score:.2f}"
+            f"{name} #{track}  {score:.2f}"
             for name, track, score in zip(
                 detections.data["class_name"], detections.tracker_id, detections.confidence, strict=True
             )
