@@ -186,6 +186,11 @@ def test_unusable_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere.mp4 does not exist: expected a video file, a folder"):
         VideoReader(tmp_path / "nowhere.mp4")
     (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "zero.mp4").touch()
+    with pytest.raises(ValueError, match=r"zero.mp4 is empty: was it copied"):
+        VideoReader(tmp_path / "zero.mp4")
+    with pytest.raises(ValueError, match="/dev/null is a device or a pipe"):
+        VideoReader("/dev/null")
     with pytest.raises(ValueError, match=r"text.mp4 could not be opened as a video .*re-encode"):
         VideoReader(tmp_path / "text.mp4")
     with av.open(str(tmp_path / "sound.wav"), "w") as container:

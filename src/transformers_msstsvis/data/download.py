@@ -69,7 +69,8 @@ def download(
         with urllib.request.build_opener(*handlers).open(request, timeout=ANSWER_SECONDS) as response:
             return _save(response, url, report, max_bytes)
     except HTTPError as error:
-        raise OSError(f"{url} could not be fetched (HTTP {error.code} {error.reason}): check the address") from error
+        reason = str(error.reason).splitlines()[0] if error.reason else ""
+        raise OSError(f"{url} could not be fetched (HTTP {error.code} {reason}): check the address") from error
     except URLError as error:
         reason = getattr(error.reason, "strerror", None) or error.reason
         raise OSError(f"{url} could not be fetched ({reason}): check the address") from error
@@ -161,6 +162,8 @@ class _Connections(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         public_only = self.public_only
 
         class Connection(kind):
+            gave_up = False
+
             def connect(self):
                 if public_only:
                     for *_, address in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
@@ -177,13 +180,14 @@ class _Connections(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
                 try:
                     return super().getresponse()
                 except (http.client.HTTPException, OSError):
-                    if not timer.is_alive():
+                    if self.gave_up:
                         raise TimeoutError from None
                     raise
                 finally:
                     timer.cancel()
 
             def _give_up(self):
+                self.gave_up = True
                 with contextlib.suppress(OSError):
                     self.sock.shutdown(socket.SHUT_RDWR)
 

@@ -145,6 +145,10 @@ class VideoReader:
                     f"ending in {', '.join(IMAGE_SUFFIXES)}; read videos one at a time"
                 )
             return self._open_list(sorted(images, key=natural_key))
+        if path.exists():
+            raise ValueError(
+                f"{path} is a device or a pipe; expected a video file, a folder of frames or a glob pattern"
+            )
         raise FileNotFoundError(f"{path} does not exist: expected a video file, a folder of frames or a glob pattern")
 
     def _folder_images(self, folder: Path) -> list[Path]:
@@ -330,7 +334,10 @@ def _open_av(path: Path, name: str) -> "Iterator[av.VideoStream]":
     import av
 
     with open(path, "rb") as file:
-        if kind := _playlist(file.read(512)):
+        start = file.read(512)
+        if not start:
+            raise ValueError(f"{name} is empty: was it copied or fetched completely?")
+        if kind := _playlist(start):
             raise ValueError(f"{name} is {kind}, which only names other files; pass the video itself")
         file.seek(0)
         try:
