@@ -201,7 +201,7 @@ def test_everything_is_told_at_once(tmp_path, capsys):
     ("harm", "message"),
     [
         (lambda path: path.unlink(), "the frame is missing; expected"),
-        (lambda path: path.write_bytes(b"no image"), "the frame cannot be read: cannot identify image file"),
+        (lambda path: path.write_bytes(b"no image"), "the frame cannot be read: it is no image"),
         (lambda path: write_frame(path, 4, 7), r"the frame has size [4, 7]; expected [height, width] = [4, 6]"),
     ],
 )

@@ -1,17 +1,19 @@
 """The checks of annotations, made by loading and by `python -m transformers_msstsvis.data.validate` alike."""
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from pycocotools import mask as rle_codec
 
-from ..rle import MAX_SIDE, count_pixels, excerpt, read_mask
-from .formats import IMAGE_ERRORS, Problem, Record, Source, integer, name_of, place_of
+from ..rle import MAX_SIDE, count_pixels, counts_message, excerpt, read_mask
+from .formats import Problem, Record, Source, integer, name_of, place_of
+from .frames import OutsideError, frame_path, turned_note
+from .images import ImageError, image_size, read_image
 
 _LEFT_OUT = "left out"
 _MAX_LISTED = 5  # ids in one message
@@ -65,7 +67,7 @@ def frame_problems(
     """
     size = [video["height"], video["width"]]
     messages = {
-        frame: _frame_message(frames_dir / name, size, decode) for frame, name in enumerate(video["file_names"])
+        frame: _frame_message(frames_dir, name, size, decode) for frame, name in enumerate(video["file_names"])
     }
     return {
         frame: Problem(message, file, place, frame=_frame_name(video, frame))
@@ -74,18 +76,20 @@ def frame_problems(
     }
 
 
-def _frame_message(path: Path, size: list[int], decode: bool) -> str | None:
-    if not path.is_file():
+def _frame_message(frames_dir: Path, name: str, size: list[int], decode: bool) -> str | None:
+    try:
+        path = frame_path(frames_dir, name)
+    except OutsideError as error:
+        return str(error)
+    if not os.path.isfile(path):
         return f"the frame is missing; expected {path}"
     try:
-        with Image.open(path) as image:
-            given = [image.height, image.width]
-            if decode:
-                image.load()
-    except IMAGE_ERRORS as error:
+        given = list(read_image(path).shape[:2]) if decode else list(image_size(path))
+    except ImageError as error:
         return f"the frame cannot be read: {error}"
     if given != size:
-        return f"the frame has size {given}; expected [height, width] = {size} of the video"
+        message = f"the frame has size {given}; expected [height, width] = {size} of the video"
+        return message + turned_note(path, given, size)
     return None
 
 
@@ -312,7 +316,7 @@ def _read_segmentations(entry: dict[str, Any], video: dict[str, Any], found: _Fi
     pixels = video["height"] * video["width"]
     for frame, area, total in zip(shown, areas.tolist(), totals.tolist(), strict=True):
         if total != pixels:
-            message = f"the run lengths in the counts of the mask sum to {total}; expected height * width = {pixels}"
+            message = counts_message(total, video["height"], video["width"])
             found.error(message, frame=_frame_name(video, frame))
             broken = True
         elif area == 0:

@@ -22,7 +22,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..rle import count_pixels, excerpt
+from ..rle import count_pixels, counts_message, excerpt
 from .ytvis_map import read_json
 
 RESULTS_NAME = "results.json"
@@ -341,10 +341,7 @@ class _Checker:
         _, totals = count_pixels([mask["counts"] for _, mask in shown])
         for (frame, _), total in zip(shown, totals.tolist(), strict=True):
             if total != size[0] * size[1]:
-                return [
-                    f"{name}, frame {frame}: the run lengths in the counts of the mask sum to {total}; expected "
-                    f"height * width = {size[0] * size[1]}: encode the mask of the whole frame again"
-                ]
+                return [f"{name}, frame {frame}: {counts_message(total, *size)}"]
         self.videos.setdefault(video_id, (*size, len(segmentations)))
         return []
 

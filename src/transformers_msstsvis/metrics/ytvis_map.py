@@ -30,7 +30,7 @@ import numpy as np
 from pycocotools import mask as mask_utils
 from transformers.utils import logging
 
-from ..rle import MAX_SIDE, count_pixels, excerpt, read_mask
+from ..rle import MAX_SIDE, count_pixels, counts_message, excerpt, read_mask
 
 logger = logging.get_logger(__name__)
 
@@ -651,10 +651,8 @@ def read_tracks(entries: Sequence[tuple[str, dict[str, Any]]], video: dict[str, 
     wrong = np.flatnonzero(totals != height * width)
     if len(wrong):
         entry, frame = divmod(int(wrong[0]), num_frames)
-        raise ValueError(
-            f"{entries[entry][0]}, frame {frame}: the run lengths in the counts of the mask sum to "
-            f"{totals[wrong[0]]}; expected height * width = {height * width}: encode the mask of the whole frame again"
-        )
+        message = counts_message(int(totals[wrong[0]]), height, width)
+        raise ValueError(f"{entries[entry][0]}, frame {frame}: {message}")
     return Tracks(masks, areas.reshape(len(entries), num_frames))
 
 
