@@ -15,12 +15,13 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle_codec
 
-from .json_index import read_element, scan_json
+from .frames import below, last_parts
+from .json_index import open_json, read_element, scan_json
 from .layouts import (
     MaskFolders,
     existing_frames_dir,
     find_annotation_file,
-    find_frames_dir,
+    find_frames,
     find_mask_folders,
     images_of,
     split_of_file,
@@ -44,6 +45,7 @@ class Problem:
         frame: which one, as `2` (from 0) or `2 (dog/00010.jpg)`.
         is_error: whether the dataset is refused for it; otherwise a remark, and everything is kept.
         remedy: what was done about it, when repairing.
+        is_part: whether the entry is good without what is wrong with it, which is left out alone.
     """
 
     message: str
@@ -53,6 +55,7 @@ class Problem:
     frame: str | None = None
     is_error: bool = True
     remedy: str | None = None
+    is_part: bool = False
 
     def __str__(self) -> str:
         places = [("video", self.video), ("annotation", self.annotation), ("frame", self.frame)]
@@ -89,6 +92,8 @@ class Source:
         problems: those that are known before any record is read.
         unused: how many annotations `problems` are about.
         max_annotation_id: the largest id in use.
+        dropped: as of [`~transformers_msstsvis.data.layouts.FoundFrames`].
+        allow_outside: whether file names may lead out of `frames_dir`.
     """
 
     path: Path
@@ -99,8 +104,21 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
     unused: int = 0
     max_annotation_id: int = 0
+    dropped: int | None = None
+    allow_outside: bool = False
 
     format = ""
+
+    def frame_name(self, name: str) -> str:
+        """
+        The name of a frame relative to `frames_dir`.
+
+        Raises:
+            OutsideError: when it is not below it.
+        """
+        if self.frames_dir is None:
+            return name
+        return below(self.frames_dir, name if self.dropped is None else last_parts(name, self.dropped))
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -152,11 +170,13 @@ def locate(
     return path, None
 
 
-def open_source(path: str | Path, frames_dir: str | Path | None = None, split: str | None = None) -> Source:
+def open_source(
+    path: str | Path, frames_dir: str | Path | None = None, split: str | None = None, allow_outside: bool = False
+) -> Source:
     """
     The source of an annotation file or a folder, in the format it turns out to have.
 
-    Frames that are not found are one of the source's `problems`; its `frames_dir` is None then.
+    Frames that are not found are the last of the source's `problems`; its `frames_dir` is None then.
 
     Raises:
         FileNotFoundError: when `path`, or the `frames_dir` that was given, does not exist.
@@ -168,10 +188,18 @@ def open_source(path: str | Path, frames_dir: str | Path | None = None, split: s
     contents = _JsonContents.read(path)
     source = contents.source_class()(path, contents)
     source.split = split or split_of_file(path)
+    source.allow_outside = allow_outside
+    names = source.first_file_names()
     try:
-        source.frames_dir = find_frames_dir(path, source.first_file_names(), frames_dir, source.split)
+        source.frames_dir, source.dropped = find_frames(path, names, frames_dir, source.split, allow_outside)
     except FileNotFoundError as error:
         source.problems.append(Problem(str(error), path, remedy="not repaired"))
+    if source.dropped is not None:
+        message = (
+            f"no folder has {names[0]!r}; it is read as {last_parts(names[0], source.dropped)!r} below "
+            f"{source.frames_dir}, and every name like that"
+        )
+        source.problems.append(Problem(message, path, is_error=False))
     return source
 
 
@@ -205,13 +233,16 @@ class _JsonContents:
     @classmethod
     def read(cls, path: Path) -> "_JsonContents":
         contents = cls(path)
-        with open(path, "rb") as file:
+        with open_json(path) as file:
             for section, position, value, start, stop in scan_json(path):
                 contents.sections.add(section)
                 if position is None:
                     contents.labelled |= section == "annotations" and value is not None
                 elif section in cls._KEPT:
-                    entry = read_element(file, start, stop)
+                    try:
+                        entry = read_element(file, start, stop)
+                    except ValueError as error:
+                        raise ValueError(f"{path}: {error}") from error
                     if isinstance(entry, dict):
                         entry = {key: entry[key] for key in cls._KEPT[section] if key in entry}
                     getattr(contents, section).append(entry)
@@ -261,7 +292,7 @@ class _JsonSource(Source):
         self._sorted = given[self._order]
         strays = np.flatnonzero(~np.isin(given, known)).tolist()
         self.unused = len(strays)
-        with open(self.path, "rb") as file:
+        with open_json(self.path) as file:
             for position in strays:
                 entry = self._read(file, position)
                 owner = key.removesuffix("_id")
@@ -281,7 +312,7 @@ class _JsonSource(Source):
     def _read(self, file, position: int) -> Any:
         try:
             return read_element(file, self.contents.start[position], self.contents.stop[position])
-        except ValueError as error:  # not UTF-8
+        except ValueError as error:
             return str(error)
 
     def _annotations_of(self, file, owner: int | None) -> list[tuple[int, Any]]:
@@ -312,7 +343,7 @@ class YtvisSource(_JsonSource):
 
     def records(self) -> Iterator[Record]:
         seen: set[int] = set()
-        with open(self.path, "rb") as file:
+        with open_json(self.path) as file:
             for video in self.contents.videos:
                 owner = integer(video.get("id")) if isinstance(video, dict) else None
                 # Of two videos with the same id, the annotations go to the first.
@@ -336,7 +367,7 @@ class CocoSource(_JsonSource):
 
     def records(self) -> Iterator[Record]:
         seen: set[int] = set()
-        with open(self.path, "rb") as file:
+        with open_json(self.path) as file:
             for image in self.contents.images:
                 owner = integer(image.get("id")) if isinstance(image, dict) else None
                 video = image
@@ -401,7 +432,7 @@ class CocoVideoSource(_JsonSource):
 
     def records(self) -> Iterator[Record]:
         number = 0
-        with open(self.path, "rb") as file:
+        with open_json(self.path) as file:
             for video_id, video in self._videos.items():
                 images = sorted(self._images.get(video_id, []), key=lambda image: image["frame_id"])
                 problems = [

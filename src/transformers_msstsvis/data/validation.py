@@ -10,9 +10,9 @@ from typing import Any
 
 from pycocotools import mask as rle_codec
 
-from ..rle import MAX_SIDE, count_pixels, counts_message, excerpt, read_mask
+from ..rle import MAX_SIDE, count_pixels, counts_message, excerpt, read_mask, split_fragments
 from .formats import Problem, Record, Source, integer, name_of, place_of
-from .frames import OutsideError, frame_path, turned_note
+from .frames import OutsideError, common_folder, frame_path, turned_note
 from .images import ImageError, image_size, read_image
 
 _LEFT_OUT = "left out"
@@ -109,7 +109,7 @@ class CheckedRows:
 
     Attributes:
         categories: as of [`read_categories`].
-        left_out: how many videos, annotations and frames were left out so far. Annotations of videos that were left
+        left_out: how many videos, annotations, frames and parts of masks were left out so far. Annotations of videos that were left
             out do not count.
     """
 
@@ -122,6 +122,7 @@ class CheckedRows:
         self._video_ids: set[int] = set()
         self._annotation_ids: set[int] = set()
         self._crowds: list[int] = []
+        self._given_names: dict[str, str] = {}  # of frames, by those that are used
         self.left_out: Counter[str] = Counter(annotations=source.unused)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any] | None, list[Problem]]]:
@@ -166,8 +167,9 @@ class CheckedRows:
         if video is None:
             return None, [*record.problems, *found.problems]
         bad_frames: dict[int, Problem] = {}
-        if self.check_frames and self.source.frames_dir is not None:
-            bad_frames = frame_problems(video, self.source.frames_dir, self.source.path, found.video, self.decode)
+        if self.check_frames and video["frames_dir"] is not None:
+            folder = Path(video["frames_dir"])
+            bad_frames = frame_problems(video, folder, self.source.path, found.video, self.decode)
         some_left = self.repair and len(bad_frames) < video["length"]
         remedy = "frame taken out of the video" if some_left else None
         problems = [*record.problems, *found.problems, *(replace(bad, remedy=remedy) for bad in bad_frames.values())]
@@ -180,6 +182,8 @@ class CheckedRows:
             annotation = self._annotation(entry, video, found_here)
             problems += found_here.problems
             lost += annotation is None
+            parts = sum(problem.is_part for problem in found_here.problems)
+            self.left_out["parts of masks"] += parts if annotation is not None else 0
             annotations += [] if annotation is None else [annotation]
         if found.fatal or (bad_frames and not some_left):
             return None, problems
@@ -188,8 +192,7 @@ class CheckedRows:
         self._crowds += [annotation["id"] for annotation in annotations if annotation["iscrowd"]]
         row = {
             "video_id": video["id"],
-            **{key: video[key] for key in ("height", "width", "length", "file_names")},
-            "frames_dir": None if self.source.frames_dir is None else str(self.source.frames_dir),
+            **{key: video[key] for key in ("height", "width", "length", "file_names", "frames_dir")},
             "annotations": annotations,
         }
         if bad_frames:
@@ -220,7 +223,32 @@ class CheckedRows:
             given = {key: entry.get(key) for key in ("height", "width")}
             found.error(f"the size is {given}; expected height and width in pixels, up to {MAX_SIDE}")
             return None
-        return {"id": identifier, "height": size[0], "width": size[1], "length": len(names), "file_names": names}
+        try:
+            folder, names = self._frames(names)
+        except ValueError as error:
+            found.error(f"file_names has {error}")
+            return None
+        video = {"id": identifier, "height": size[0], "width": size[1], "length": len(names), "file_names": names}
+        return {**video, "frames_dir": folder}
+
+    def _frames(self, given: list[str]) -> tuple[str | None, list[str]]:
+        """The folder of a video's frames, complete so that it holds from any working directory, and their names."""
+        folder = self.source.frames_dir
+        if folder is None:
+            return None, given
+        if self.source.allow_outside:
+            folder, names = common_folder(folder, given)
+            return str(folder.absolute()), names
+        names = [self.source.frame_name(name) for name in given]
+        if self.source.dropped is not None:
+            for name, short in zip(given, names, strict=True):
+                other = self._given_names.setdefault(short, name)
+                if other != name:
+                    raise ValueError(
+                        f"{name!r} and {other!r}, which both would be {short!r} below {folder}; pass frames_dir, the "
+                        "folder that they are relative to"
+                    )
+        return str(folder.absolute()), names
 
     def _annotation(self, entry: Any, video: dict[str, Any], found: "_Findings") -> dict[str, Any] | None:
         if not isinstance(entry, dict):
@@ -274,8 +302,9 @@ class _Findings:
         self.file, self.video, self.annotation, self.repair = file, video, annotation, repair
         self.problems: list[Problem] = []
 
-    def error(self, message: str, remedy: str | None = None, frame: str | None = None) -> None:
-        self.problems.append(Problem(message, self.file, self.video, self.annotation, frame, remedy=remedy))
+    def error(self, message: str, remedy: str | None = None, frame: str | None = None, is_part: bool = False) -> None:
+        place = (self.file, self.video, self.annotation, frame)
+        self.problems.append(Problem(message, *place, remedy=remedy, is_part=is_part))
 
     def remark(self, message: str) -> None:
         self.problems.append(Problem(message, self.file, self.video, self.annotation, is_error=False))
@@ -283,7 +312,10 @@ class _Findings:
     @property
     def fatal(self) -> bool:
         """Whether the entry has to be left out."""
-        return any(problem.is_error and not (self.repair and problem.remedy) for problem in self.problems)
+        return any(
+            problem.is_error and not problem.is_part and not (self.repair and problem.remedy)
+            for problem in self.problems
+        )
 
 
 def _read_segmentations(entry: dict[str, Any], video: dict[str, Any], found: _Findings) -> list[dict | None] | None:
@@ -301,8 +333,12 @@ def _read_segmentations(entry: dict[str, Any], video: dict[str, Any], found: _Fi
     masks: list[dict | None] = []
     broken = False
     for frame, segmentation in enumerate(given[:length]):
+        whole, fragments = split_fragments(segmentation)
+        for fragment in fragments:
+            message = f"the mask has a polygon of less than three corners, {excerpt(fragment)}; expected no such part"
+            found.error(message, "this part was left out", _frame_name(video, frame), is_part=True)
         try:
-            masks.append(_compressed(segmentation, video["height"], video["width"]))
+            masks.append(_compressed(whole, video["height"], video["width"]))
         except (ValueError, TypeError, OverflowError, KeyError, AttributeError) as error:
             found.error(str(error), frame=_frame_name(video, frame))
             masks.append(None)

@@ -30,6 +30,7 @@ import numpy as np
 from pycocotools import mask as mask_utils
 from transformers.utils import logging
 
+from ..data.json_index import decode, open_json
 from ..rle import MAX_SIDE, count_pixels, counts_message, excerpt, read_mask
 
 logger = logging.get_logger(__name__)
@@ -439,9 +440,13 @@ def read_json(path: str | Path) -> Any:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not JSON; the message names the file and the place.
     """
+    with open_json(path) as file:
+        content = file.read()
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        return json.loads(decode(content))
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply; expected annotations or results in JSON") from None
+    except ValueError as error:
         raise ValueError(f"{path} is not a JSON file: {error}; expected annotations or results in JSON") from error
 
 
