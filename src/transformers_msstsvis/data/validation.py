@@ -109,8 +109,8 @@ class CheckedRows:
 
     Attributes:
         categories: as of [`read_categories`].
-        left_out: how many videos, annotations, frames and parts of masks were left out so far. Annotations of videos that were left
-            out do not count.
+        left_out: how many videos, annotations, frames and parts of masks were left out so far. Annotations of videos
+            that were left out do not count.
     """
 
     def __init__(self, source: Source, *, check_frames: bool = False, decode: bool = False, repair: bool = False):
