@@ -441,7 +441,7 @@ def test_files_that_cannot_be_written(tmp_path):
 def test_a_list_is_no_dataset(tmp_path):
     (tmp_path / "results.json").write_text("[]")
     with pytest.raises(
-        ValueError, match=r"results.json holds a list; expected .* give the annotation file they belong to"
+        ValueError, match=r"results.json holds a list; expected .* give the annotation file they belong"
     ):
         read_ground_truth(tmp_path / "results.json")
 

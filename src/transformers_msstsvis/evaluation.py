@@ -65,14 +65,17 @@ def read_ground_truth(
     dataset: dict[str, Any] = {"videos": [], "annotations": [], "categories": checked.categories}
     for row, problems in checked:
         for problem in problems:
-            if problem.is_error:
+            if problem.is_error and not (problem.video is None and problem.annotation is not None):
                 raise ValueError(str(problem))
         if row is not None:
             video, annotations = ytvis_entries(row)
-            dataset["videos"].append(
-                video if row["frames_dir"] is None else {**video, "frames_dir": row["frames_dir"]}
-            )
+            if row["frames_dir"] is not None:
+                video["frames_dir"] = row["frames_dir"]
+            dataset["videos"].append(video)
             dataset["annotations"] += annotations
+    if source.unused:
+        # As the official evaluator does.
+        logger.warning(f"{path}: left out {source.unused} annotations of videos or images that the file does not list")
     for key in ("videos", "categories", "annotations")[: None if require_labels else 2]:
         if not dataset[key]:
             labels = " with labels" if require_labels else ""
