@@ -34,6 +34,7 @@ logger = logging.get_logger(__name__)
 COLUMNS = ("video_id", "height", "width", "length", "file_names", "frames_dir", "annotations")
 # With so many unreadable clips in a row, something is wrong with the whole data set.
 MAX_REPLACEMENTS = 20
+_CHECKED_AT_ONCE = 64  # videos, until one has a mask
 
 
 class ClipError(ValueError):
@@ -104,7 +105,8 @@ class VideoClips(Clips):
         FileNotFoundError: when the file or the folder is missing; by an item, when a frame is.
         ClipError: by an item, when a frame cannot be decoded, lies outside of its folder, is not of the declared size,
             or does not fit its masks.
-        ValueError: for a file that is no annotation file, and for arguments that don't go together.
+        ValueError: for a file that is no annotation file, for annotations without any mask, and for arguments that
+            don't go together.
     """
 
     def __init__(
@@ -159,7 +161,23 @@ class VideoClips(Clips):
             self._index(np.minimum(self.lengths, 1))
         if not len(self):
             raise ValueError("the data set has no frames; expected at least one video with frames")
+        self._check_masks()
         self._failures = torch.zeros(int(self._first_frame[-1]), dtype=torch.int32).share_memory_()
+
+    def _check_masks(self) -> None:
+        """Refuse boxes alone, from which nothing would be learned."""
+        annotated = False
+        for rows in self._rows.select_columns(["annotations"]).iter(_CHECKED_AT_ONCE):
+            annotations = pa.compute.list_flatten(rows["annotations"])
+            masks = pa.compute.list_flatten(pa.compute.struct_field(annotations, "segmentations"))
+            if len(masks) > masks.null_count:
+                return
+            annotated |= len(annotations) > 0
+        if annotated:
+            raise ValueError(
+                "no annotation of the data set has a mask (segmentations or segmentation is empty or null in all); "
+                "expected masks to learn from: boxes alone are not enough"
+            )
 
     def _index(self, counts: np.ndarray) -> None:
         """Give each video so many indices."""

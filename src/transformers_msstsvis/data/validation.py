@@ -122,7 +122,9 @@ class CheckedRows:
         self._video_ids: set[int] = set()
         self._annotation_ids: set[int] = set()
         self._crowds: list[int] = []
+        self._only_boxes: list[int] = []
         self._given_names: dict[str, str] = {}  # of frames, by those that are used
+        self._masked = 0
         self.left_out: Counter[str] = Counter(annotations=source.unused)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any] | None, list[Problem]]]:
@@ -153,6 +155,10 @@ class CheckedRows:
             found.remark("there are no labels (annotations missing or null); every video has zero annotations")
         elif not self._annotation_ids:
             found.remark("there are no annotations; every video has zero")
+        if self._annotation_ids and not self._masked:
+            found.remark("no annotation has a mask; training needs masks, and evaluation finds nothing")
+        elif self._only_boxes:
+            found.remark(f"boxes without a mask, which training leaves out: annotations {_listed(self._only_boxes)}")
         if self._crowds:
             found.remark(f"crowds (iscrowd), which are kept and marked: annotations {_listed(self._crowds)}")
         if 0 in self._annotation_ids:
@@ -271,6 +277,18 @@ class CheckedRows:
         if masks is None or found.fatal:
             return None
         self._annotation_ids.add(identifier)
+        if any(masks):
+            self._masked += 1
+        elif any(bboxes or ()):
+            self._only_boxes.append(identifier)
+        else:
+            # Legal: the official evaluation counts it as an object that is missed.
+            given = any(entry["segmentations"])
+            found.remark(
+                "its masks have no pixel in any frame"
+                if given
+                else "segmentations is null in every frame; expected a mask in one at least"
+            )
         return {
             "id": identifier,
             "category_id": category_id,
@@ -345,8 +363,6 @@ def _read_segmentations(entry: dict[str, Any], video: dict[str, Any], found: _Fi
             broken = True
     shown = [frame for frame, mask in enumerate(masks) if mask is not None]
     if not shown:
-        # Legal: the official evaluation counts it as an object that is missed.
-        found.remark("segmentations is null in every frame; expected a mask in one at least")
         return None if broken else masks
     areas, totals = count_pixels([masks[frame]["counts"] for frame in shown])
     pixels = video["height"] * video["width"]
@@ -357,8 +373,6 @@ def _read_segmentations(entry: dict[str, Any], video: dict[str, Any], found: _Fi
             broken = True
         elif area == 0:
             masks[frame] = None
-    if not any(masks):
-        found.remark("its masks have no pixel in any frame")
     return None if broken else masks
 
 
