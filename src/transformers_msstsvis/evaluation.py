@@ -33,6 +33,7 @@ def read_ground_truth(
     require_labels: bool = True,
     *,
     allow_outside: bool = False,
+    tracks: bool | None = None,
 ) -> dict[str, Any]:
     """
     Videos, categories and annotations as in a YouTube-VIS file, refused for the same errors and in the same words as
@@ -40,7 +41,7 @@ def read_ground_truth(
 
     Args:
         path: a YouTube-VIS or OVIS file, or anything else that [`load_vis_dataset`] reads.
-        frames_dir, allow_outside: as of [`load_vis_dataset`].
+        frames_dir, allow_outside, tracks: as of [`load_vis_dataset`].
         require_labels: refuse a file without annotations, as validation and test splits are published.
 
     Returns:
@@ -58,7 +59,7 @@ def read_ground_truth(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no annotation file at {path}")
-    source = open_source(path, frames_dir, allow_outside=allow_outside)
+    source = open_source(path, frames_dir, allow_outside=allow_outside, tracks=tracks)
     if source.frames_dir is None:
         source.problems.pop()  # results are scored without frames; [`find_frames`] asks for them
     checked = CheckedRows(source)

@@ -43,6 +43,7 @@ def load_vis_dataset(
     *,
     check_frames: bool = False,
     allow_outside: bool = False,
+    tracks: bool | None = None,
     cache_dir: str | Path | None = None,
 ) -> "Dataset":
     """
@@ -50,7 +51,8 @@ def load_vis_dataset(
 
     - YouTube-VIS 2019, 2021 and 2022, and OVIS: a JSON file of videos and annotations of whole videos;
     - COCO stills: every image becomes a video of one frame;
-    - COCO video: images with `video_id` and `frame_id`, annotations with `instance_id` (or `track_id`);
+    - COCO video: images with `video_id` and `frame_id`, annotations with `instance_id` (or `track_id`, `object_id`, or
+      one of these in `attributes`, as CVAT writes it); without `video_id`, see `tracks`;
     - mask PNGs: the folder of DAVIS, YouTube-VOS or MOTS, any folder of videos with frames (jpg) and masks (palette
       png) side by side, or one such video. Only the frames that have a mask form the video.
 
@@ -69,6 +71,9 @@ def load_vis_dataset(
         allow_outside: take frames from anywhere, for annotation files that you trust: complete paths, `..`, and links
             out of `frames_dir`. The `frames_dir` of such a video is the folder that holds all its frames. Otherwise
             no frame is read that is not below `frames_dir`, here and wherever the dataset is used.
+        tracks: whether the images of a COCO file without `video_id`, but with identities of objects, are frames of
+            videos, one for each folder, in the order of the numbers in their names. By default they are if the
+            identities recur and the order is plain; the log says so either way.
         cache_dir: for prepared files; the cache of `datasets` by default.
 
     Returns:
@@ -91,17 +96,17 @@ def load_vis_dataset(
     cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "transformers_msstsvis"
     files = [path] if folders is None else folders.files()
     given = None if frames_dir is None else str(Path(frames_dir).absolute())
-    key = _fingerprint(files, str(path.absolute()), given, split, on_error, str(allow_outside))
+    key = _fingerprint(files, str(path.absolute()), given, split, on_error, str((allow_outside, tracks)))
     summary = cache / f"{key}.json"
     # The file itself is read only if there is no summary from when it was prepared.
     checked = None
     known = _read_summary(summary)
     if known is None:
-        checked = _open(annotations, frames_dir, split, allow_outside)
+        checked = _open(annotations, frames_dir, split, allow_outside, tracks)
         known = _summary_of(checked)
     try:
         dataset = datasets.Dataset.from_generator(
-            lambda: _rows(checked or _open(annotations, frames_dir, split, allow_outside), on_error, summary),
+            lambda: _rows(checked or _open(annotations, frames_dir, split, allow_outside, tracks), on_error, summary),
             features=_features(known["categories"]),
             cache_dir=str(cache),
             split=datasets.Split(known["split"] or "train"),
@@ -117,9 +122,13 @@ def load_vis_dataset(
 
 
 def _open(
-    annotations: str | Path, frames_dir: str | Path | None, split: str | None, allow_outside: bool
+    annotations: str | Path,
+    frames_dir: str | Path | None,
+    split: str | None,
+    allow_outside: bool,
+    tracks: bool | None,
 ) -> CheckedRows:
-    source = open_source(annotations, frames_dir, split, allow_outside)
+    source = open_source(annotations, frames_dir, split, allow_outside, tracks)
     if source.frames_dir is None:
         raise FileNotFoundError(source.problems[-1].message)
     return CheckedRows(source)
