@@ -146,7 +146,7 @@ def place_of(video: Any, position: int) -> str:
     names = video.get("file_names") if isinstance(video, dict) else None
     first = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
     folder = first.rpartition("/")[0].rpartition("/")[2]
-    return f"{name_of(video, position)} ({folder})" if folder else name_of(video, position)
+    return f"{name_of(video, position)} ({folder[:100]})" if folder else name_of(video, position)
 
 
 def integer(value: Any) -> int | None:
@@ -211,7 +211,7 @@ def open_source(
         source.problems.append(Problem(str(error), path, remedy="not repaired"))
     if source.dropped is not None:
         message = (
-            f"no folder has {names[0]!r}; it is read as {last_parts(names[0], source.dropped)!r} below "
+            f"no folder has {excerpt(names[0])}; it is read as {excerpt(last_parts(names[0], source.dropped))} below "
             f"{source.frames_dir}, and every name like that"
         )
         source.problems.append(Problem(message, path, is_error=False))
@@ -396,7 +396,7 @@ class _JsonSource(Source):
             for position in strays:
                 entry = self._read(file, position)
                 owner = key.removesuffix("_id")
-                value = f"has {key} {entry.get(key)!r}" if isinstance(entry, dict) else f"is {entry!r}"
+                value = f"has {key} {excerpt(entry.get(key))}" if isinstance(entry, dict) else f"is {excerpt(entry)}"
                 self.problems.append(
                     Problem(
                         f"the annotation {value}; expected the id of one of the {len(ids)} {owner}s of the file",
@@ -515,10 +515,10 @@ class CocoVideoSource(_JsonSource):
 
     def _image_problem(self, image: Any, known: dict[int, int]) -> str | None:
         if not isinstance(image, dict):
-            return f"is {image!r}; expected an object with id, video_id, frame_id and file_name"
+            return f"is {excerpt(image)}; expected an object with id, video_id, frame_id and file_name"
         for key in ("id", "video_id", "frame_id"):
             if integer(image.get(key)) is None:
-                return f"has {key} {image.get(key)!r}; expected an integer"
+                return f"has {key} {excerpt(image.get(key))}; expected an integer"
         if integer(image["id"]) in known:
             return "has the id of another image; expected unique ids"
         return None

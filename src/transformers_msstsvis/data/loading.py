@@ -135,7 +135,7 @@ def _open(
 
 
 def _rows(checked: CheckedRows, on_error: str, summary: Path) -> Iterator[dict[str, Any]]:
-    remarks = []
+    remarks, videos = [], 0
     for row, problems in checked:
         for problem in problems:
             if problem.is_error and on_error == "raise":
@@ -143,8 +143,14 @@ def _rows(checked: CheckedRows, on_error: str, summary: Path) -> Iterator[dict[s
             if not problem.is_error and problem.annotation is None:
                 remarks.append(str(problem))
         if row is not None:
+            videos += 1
             labels = sorted({annotation["label"] for annotation in row["annotations"]})
             yield {**row, "categories": labels}
+    if not videos:
+        raise ValueError(
+            f"{checked.source.path} has {len(checked.source)} videos, none of them without errors; expected one at "
+            f"least\n{_WAYS_OUT}"
+        )
     left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(checked.left_out.items()) if count)
     if left_out:
         remarks.append(f"{checked.source.path}: left out {left_out} with errors")

@@ -1,6 +1,5 @@
 """The checks of annotations, made by loading and by `python -m transformers_msstsvis.data.validate` alike."""
 
-import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -11,12 +10,13 @@ from typing import Any
 from pycocotools import mask as rle_codec
 
 from ..rle import MAX_SIDE, count_pixels, counts_message, excerpt, read_mask, split_fragments
+from .fields import area_problem, category_problem, is_number, is_text, iscrowd_problem, listed
 from .formats import Problem, Record, Source, integer, name_of, place_of
 from .frames import OutsideError, common_folder, frame_path, turned_note
 from .images import ImageError, image_size, read_image
 
 _LEFT_OUT = "left out"
-_MAX_LISTED = 5  # ids in one message
+_LONGEST_NAME = 4096  # characters; no system has longer paths
 
 
 def read_categories(source: Source) -> tuple[list[dict[str, Any]], list[Problem]]:
@@ -31,7 +31,7 @@ def read_categories(source: Source) -> tuple[list[dict[str, Any]], list[Problem]
         where = f"category {name_of(entry, position)}"
         identifier = integer(entry.get("id")) if isinstance(entry, dict) else None
         name = entry.get("name") if isinstance(entry, dict) else None
-        if identifier is None or not isinstance(name, str) or not name:
+        if identifier is None or not is_text(name) or not name:
             found.error(f"{where} is {excerpt(entry)}; expected an object with an integer id and a name")
             continue
         if identifier in categories:
@@ -39,17 +39,19 @@ def read_categories(source: Source) -> tuple[list[dict[str, Any]], list[Problem]
             continue
         if name in names:
             unique = f"{name} ({identifier})"
-            found.error(f"{where} has the name {name!r} of another one; expected unique names", f"named {unique!r}")
+            found.error(
+                f"{where} has the name {excerpt(name)} of another one; expected unique names", f"named {unique!r}"
+            )
             name = unique
         names.add(name)
         categories[identifier] = {"id": identifier, "name": name}
-        if isinstance(entry.get("supercategory"), str):
+        if is_text(entry.get("supercategory")):
             categories[identifier]["supercategory"] = entry["supercategory"]
     ids = sorted(categories)
     if not ids and source.labelled:
         found.error("there are no categories; expected a list of objects with id and name", "not repaired")
     if ids != list(range(1, len(ids) + 1)):
-        found.remark(f"category ids are {_listed(ids)}, not 1 to {len(ids)}; they are kept, labels count from 0")
+        found.remark(f"category ids are {listed(ids)}, not 1 to {len(ids)}; they are kept, labels count from 0")
     return [categories[identifier] for identifier in ids], found.problems
 
 
@@ -158,9 +160,9 @@ class CheckedRows:
         if self._annotation_ids and not self._masked:
             found.remark("no annotation has a mask; training needs masks, and evaluation finds nothing")
         elif self._only_boxes:
-            found.remark(f"boxes without a mask, which training leaves out: annotations {_listed(self._only_boxes)}")
+            found.remark(f"boxes without a mask, which training leaves out: annotations {listed(self._only_boxes)}")
         if self._crowds:
-            found.remark(f"crowds (iscrowd), which are kept and marked: annotations {_listed(self._crowds)}")
+            found.remark(f"crowds (iscrowd), which are kept and marked: annotations {listed(self._crowds)}")
         if 0 in self._annotation_ids:
             found.remark("an annotation has id 0, which the official evaluation never matches; count from 1")
         return found.problems
@@ -213,20 +215,22 @@ class CheckedRows:
             return None
         identifier = integer(entry.get("id"))
         if identifier is None:
-            found.error(f"the video has id {entry.get('id')!r}; expected an integer")
+            found.error(f"the video has id {excerpt(entry.get('id'))}; expected an integer")
         elif identifier in self._video_ids:
             found.error("another video has this id; expected unique ids")
         self._video_ids.add(identifier)
         names = entry.get("file_names")
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        if not isinstance(names, list) or not names or not all(map(_is_name, names)):
             found.error(f"file_names is {excerpt(names)}; expected a list with the name of each frame")
             return None
         length = entry.get("length", len(names))
         if length != len(names):
-            found.error(f"length is {length!r}, but there are {len(names)} file_names", f"length is {len(names)}")
+            found.error(
+                f"length is {excerpt(length)}, but there are {len(names)} file_names", f"length is {len(names)}"
+            )
         size = [integer(entry.get(key)) for key in ("height", "width")]
         if not all(side is not None and 0 < side <= MAX_SIDE for side in size):
-            given = {key: entry.get(key) for key in ("height", "width")}
+            given = excerpt({key: entry.get(key) for key in ("height", "width")})
             found.error(f"the size is {given}; expected height and width in pixels, up to {MAX_SIDE}")
             return None
         try:
@@ -262,18 +266,15 @@ class CheckedRows:
             return None
         category_id = integer(entry.get("category_id"))
         if category_id not in self._label:
-            given, known = entry.get("category_id"), _listed(sorted(self._label))
-            found.error(f"category_id is {given!r}; expected one of the categories of the file ({known})")
-        iscrowd = entry.get("iscrowd") or 0
-        if not isinstance(iscrowd, bool | int | float) or iscrowd not in (0, 1):
-            found.error(f"iscrowd is {iscrowd!r}; expected 0 or 1")
+            found.error(category_problem(entry.get("category_id"), self._label))
+        iscrowd = entry.get("iscrowd")
+        if (problem := iscrowd_problem(iscrowd)) is not None:
+            found.error(problem)
         masks = _read_segmentations(entry, video, found)
-        occlusion = _per_frame(
-            entry, "occlusion", video["length"], lambda label: isinstance(label, str), found, "removed"
-        )
         identifier = self._identifier(entry, found)
-        bboxes = _per_frame(entry, "bboxes", video["length"], _is_box, found, "computed from the masks")
-        areas = _per_frame(entry, "areas", video["length"], _is_number, found, "computed from the masks")
+        occlusion = _per_frame(entry, "occlusion", video, found, "removed")
+        bboxes = _per_frame(entry, "bboxes", video, found, "computed from the masks")
+        areas = _per_frame(entry, "areas", video, found, "computed from the masks")
         if masks is None or found.fatal:
             return None
         self._annotation_ids.add(identifier)
@@ -307,7 +308,7 @@ class CheckedRows:
         self._last_id += 1
         remedy = f"id is {self._last_id}"
         if identifier is None:
-            found.error(f"id is {entry.get('id')!r}; expected an integer", remedy)
+            found.error(f"id is {excerpt(entry.get('id'))}; expected an integer", remedy)
         else:
             found.error("another annotation has this id; expected unique ids", remedy)
         return self._last_id
@@ -384,9 +385,9 @@ def _compressed(segmentation: Any, height: int, width: int) -> dict[str, Any] | 
     return {"size": [height, width], "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
 
 
-def _per_frame(entry: dict[str, Any], key: str, length: int, is_valid, found: _Findings, remedy: str) -> list | None:
+def _per_frame(entry: dict[str, Any], key: str, video: dict[str, Any], found: _Findings, remedy: str) -> list | None:
     """The list of a key with a value or null for each frame; None if there is none, or none to use."""
-    values = entry.get(key)
+    values, length = entry.get(key), video["length"]
     if values is None:
         return None
     if not isinstance(values, list) or len(values) != length:
@@ -394,20 +395,26 @@ def _per_frame(entry: dict[str, Any], key: str, length: int, is_valid, found: _F
         found.error(f"{key} {given}; expected {length}, one for each frame of the video", remedy)
         return None
     values = [None if value == [] else value for value in values]
-    wrong = next((frame for frame, value in enumerate(values) if value is not None and not is_valid(value)), None)
-    if wrong is not None:
-        expected = {"bboxes": "x, y, width and height", "areas": "a number", "occlusion": "a string"}[key]
-        found.error(f"{key} has {excerpt(values[wrong])}; expected {expected}, or null", remedy, str(wrong))
-        return None
+    for frame, value in enumerate(values):
+        problem = None if value is None else _problem_of_frame(key, value, video)
+        if problem is not None:
+            found.error(problem, remedy, str(frame))
+            return None
+    if key == "areas":
+        return [None if value is None else float(value) for value in values]
+    if key == "bboxes":
+        return [None if value is None else [float(number) for number in value] for value in values]
     return values
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+def _problem_of_frame(key: str, value: Any, video: dict[str, Any]) -> str | None:
+    if key == "areas":
+        return area_problem(value, video["height"], video["width"])
+    if key == "bboxes" and not (isinstance(value, list) and len(value) == 4 and all(map(is_number, value))):
+        return f"bboxes has {excerpt(value)}; expected x, y, width and height, or null"
+    if key == "occlusion" and not is_text(value):
+        return f"occlusion has {excerpt(value)}; expected a string, or null"
+    return None
 
 
 def _without_frames(row: dict[str, Any], frames: dict[int, Any]) -> dict[str, Any]:
@@ -428,10 +435,9 @@ def _without_frames(row: dict[str, Any], frames: dict[int, Any]) -> dict[str, An
     }
 
 
+def _is_name(value: Any) -> bool:
+    return is_text(value) and 0 < len(value) <= _LONGEST_NAME and "\0" not in value
+
+
 def _frame_name(video: dict[str, Any], frame: int) -> str:
     return f"{frame} ({video['file_names'][frame]})"
-
-
-def _listed(values: list[int]) -> str:
-    text = ", ".join(map(str, values[:_MAX_LISTED]))
-    return text if len(values) <= _MAX_LISTED else f"{text}, ... ({len(values)} in all)"
