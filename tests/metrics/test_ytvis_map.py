@@ -449,7 +449,7 @@ def with_mask(mask):
         (guess(LEFT, LEFT, score=None), r"prediction 1 \(video 1\): score is None; expected a finite number"),
         (
             guess(LEFT, LEFT, score=math.inf),
-            r"prediction 1 \(video 1\): score is inf; expected a number that is finite",
+            r"prediction 1 \(video 1\): score is inf; expected a finite number",
         ),
         (guess(LEFT, LEFT, score=True), r"prediction 1 \(video 1\): score is True; expected a finite number"),
         (guess(LEFT, LEFT, score="0.5"), r"prediction 1 \(video 1\): score is '0.5'; expected a finite number"),
