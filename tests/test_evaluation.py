@@ -359,7 +359,8 @@ def test_broken_json_is_named(annotations, whole, tmp_path, capsys, option):
     (tmp_path / "broken.json").write_text('{"videos": [')
     arguments = {"--dataset": annotations, "--results": tmp_path / "results.json", option: tmp_path / "broken.json"}
     assert script.main([str(part) for pair in arguments.items() for part in pair]) == 1
-    assert f"error: {tmp_path / 'broken.json'} is not a JSON file: " in capsys.readouterr().err
+    told = "ends in the middle, at byte 12" if option == "--dataset" else "is not a JSON file: "
+    assert f"error: {tmp_path / 'broken.json'} {told}" in capsys.readouterr().err
 
 
 def test_bad_content_is_named(annotations, tmp_path, capsys):
@@ -371,7 +372,7 @@ def test_bad_content_is_named(annotations, tmp_path, capsys):
     )
     twice = changed(annotations, "twice.json", lambda d: d["annotations"].append(d["annotations"][0]))
     assert script.main(["--dataset", str(twice), "--results", str(tmp_path / "results.json")]) == 1
-    assert f"error: {twice}: annotation id" in capsys.readouterr().err
+    assert f"error: {twice}: video 1 (00000), annotation 1: another annotation has this id" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -439,7 +440,9 @@ def test_files_that_cannot_be_written(tmp_path):
 
 def test_a_list_is_no_dataset(tmp_path):
     (tmp_path / "results.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"results.json has no videos; expected a YouTube-VIS file with labels"):
+    with pytest.raises(
+        ValueError, match=r"results.json holds a list; expected .* give the annotation file they belong"
+    ):
         read_ground_truth(tmp_path / "results.json")
 
 

@@ -1,18 +1,22 @@
 """Official numbers of a checkpoint on an annotated set of videos."""
 
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
+from .data.frames import OutsideError, frame_path, turned_note
+from .data.images import ImageError, read_image
 from .metrics.ytvis_map import read_json
 from .pipelines import VideoInstanceSegmentationPipeline
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from rich.table import Table
 
     from .result_files import ResultFiles
@@ -24,41 +28,59 @@ logger = logging.get_logger(__name__)
 
 
 def read_ground_truth(
-    path: str | Path, frames_dir: str | Path | None = None, require_labels: bool = True
+    path: str | Path,
+    frames_dir: str | Path | None = None,
+    require_labels: bool = True,
+    *,
+    allow_outside: bool = False,
+    tracks: bool | None = None,
 ) -> dict[str, Any]:
     """
-    Videos, categories and annotations as in a YouTube-VIS file.
+    Videos, categories and annotations as in a YouTube-VIS file, refused for the same errors and in the same words as
+    by [`load_vis_dataset`], except that annotations of videos that are not listed are left out.
 
     Args:
-        path: a YouTube-VIS or OVIS file, or anything else that [`load_vis_dataset`] reads; the `file_names` of the
-            latter become complete paths.
-        frames_dir: folder of the frames, for [`load_vis_dataset`].
+        path: a YouTube-VIS or OVIS file, or anything else that [`load_vis_dataset`] reads.
+        frames_dir, allow_outside, tracks: as of [`load_vis_dataset`].
         require_labels: refuse a file without annotations, as validation and test splits are published.
+
+    Returns:
+        `videos`, `annotations`, `categories`. If the frames are found, the videos have their folder as `frames_dir`.
 
     Raises:
         FileNotFoundError: when there is none.
-        ValueError: when it is not JSON, or holds no videos, categories or annotations; the message names the file.
+        ValueError: when it is not JSON, has an error, or holds no videos, categories or annotations; the message names
+            the file.
     """
+    from .data.formats import open_source
+    from .data.loading import ytvis_entries
+    from .data.validation import CheckedRows
+
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no annotation file at {path}")
-    dataset = None if path.is_dir() else read_json(path)
-    if dataset is None or (isinstance(dataset, dict) and "images" in dataset):
-        from .data.loading import dataset_to_ytvis, load_vis_dataset
-
-        loaded = load_vis_dataset(path, frames_dir)
-        folders = loaded.select_columns(["video_id", "frames_dir"])
-        folders = {row["video_id"]: row["frames_dir"] for row in folders}
-        dataset = dataset_to_ytvis(loaded)
-        for video in dataset["videos"]:
-            video["file_names"] = [str(Path(folders[video["id"]], name)) for name in video["file_names"]]
+    source = open_source(path, frames_dir, allow_outside=allow_outside, tracks=tracks)
+    if source.frames_dir is None:
+        source.problems.pop()  # results are scored without frames; [`find_frames`] asks for them
+    checked = CheckedRows(source)
+    dataset: dict[str, Any] = {"videos": [], "annotations": [], "categories": checked.categories}
+    for row, problems in checked:
+        for problem in problems:
+            if problem.is_error and not (problem.video is None and problem.annotation is not None):
+                raise ValueError(str(problem))
+        if row is not None:
+            video, annotations = ytvis_entries(row)
+            if row["frames_dir"] is not None:
+                video["frames_dir"] = row["frames_dir"]
+            dataset["videos"].append(video)
+            dataset["annotations"] += annotations
+    if source.unused:
+        # As the official evaluator does.
+        logger.warning(f"{path}: left out {source.unused} annotations of videos or images that the file does not list")
     for key in ("videos", "categories", "annotations")[: None if require_labels else 2]:
-        if not isinstance(dataset, dict) or not isinstance(dataset.get(key), list) or not dataset[key]:
+        if not dataset[key]:
             labels = " with labels" if require_labels else ""
             raise ValueError(f"{path} has no {key}; expected a YouTube-VIS file{labels}")
-    for video in dataset["videos"]:
-        if isinstance(video, dict) and isinstance(video.get("file_names"), list):
-            video.setdefault("length", len(video["file_names"]))
     return dataset
 
 
@@ -81,16 +103,19 @@ def read_results(path: str | Path) -> list[Any]:
 
 def find_frames(path: str | Path, dataset: dict[str, Any], frames_dir: str | Path | None = None) -> Path:
     """
-    The folder that the `file_names` of a dataset are relative to: the given one or a folder in it, or else one around
-    the annotation file, in any layout that has been in use.
+    The folder that the `file_names` of a dataset are relative to: that which [`read_ground_truth`] found, or else the
+    given one or a folder in it, or one around the annotation file, in any layout that has been in use.
 
     Raises:
         FileNotFoundError: when the given folder does not exist, or none has the first frame of any of 50 videos.
     """
-    from .data.layouts import find_frames_dir
+    from .data.layouts import find_frames as find
 
+    known = next((video["frames_dir"] for video in dataset["videos"] if video.get("frames_dir")), None)
+    if known is not None:
+        return Path(known)
     first_frames = [video["file_names"][0] for video in dataset["videos"][:50] if video.get("file_names")]
-    return find_frames_dir(Path(path), first_frames, frames_dir)
+    return find(Path(path), first_frames, frames_dir).frames_dir
 
 
 def category_ids(id2label: dict[int, str], categories: list[dict[str, Any]]) -> dict[int, int]:
@@ -127,8 +152,8 @@ class SkippedVideo(ValueError):
 
 def predict_dataset(
     segmenter: VideoInstanceSegmentationPipeline,
-    dataset: dict[str, Any],
-    frames_dir: str | Path,
+    dataset: "dict[str, Any] | Dataset",
+    frames_dir: str | Path | None = None,
     top_k: int = 10,
     max_frames: int = 36,
 ) -> Iterator[list[dict[str, Any]]]:
@@ -137,8 +162,9 @@ def predict_dataset(
 
     Args:
         segmenter: the pipeline.
-        dataset: YouTube-VIS ground truth with `videos` and `categories`; see [`category_ids`].
-        frames_dir: folder that `file_names` are relative to.
+        dataset: YouTube-VIS ground truth with `videos` and `categories`, see [`category_ids`]; or a data set of
+            [`load_vis_dataset`], with embedded frames or without.
+        frames_dir: folder that `file_names` are relative to, for the videos that have no `frames_dir` of their own.
         top_k: results per clip, 10 as published.
         max_frames: longest clip that the model sees at once.
 
@@ -149,10 +175,11 @@ def predict_dataset(
     Raises:
         ValueError: at once, when the classes of the model are not those of the dataset.
     """
-    ids = category_ids(segmenter.model.config.id2label, dataset["categories"])
+    videos, categories = _listed(dataset)
+    ids = category_ids(segmenter.model.config.id2label, categories)
 
     def predict() -> Iterator[list[dict[str, Any]]]:
-        for video in logging.tqdm(dataset["videos"], desc="videos", unit="video"):
+        for video in logging.tqdm(videos, desc="videos", unit="video"):
             try:
                 yield _predict_video(segmenter, video, frames_dir, ids, top_k, max_frames)
             except SkippedVideo as reason:
@@ -160,6 +187,23 @@ def predict_dataset(
                 yield []
 
     return predict()
+
+
+def _listed(dataset: "dict[str, Any] | Dataset") -> tuple[Iterable[dict[str, Any]], list[dict[str, Any]]]:
+    """The videos of a dataset, one at a time, and its categories."""
+    if isinstance(dataset, dict):
+        return dataset["videos"], dataset["categories"]
+    from .data.loading import categories_of
+
+    class Videos:
+        def __len__(self) -> int:
+            return len(dataset)
+
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            rows = dataset.select_columns([name for name in dataset.column_names if name != "annotations"])
+            return ({**row, "id": row["video_id"]} for row in rows)
+
+    return Videos(), categories_of(dataset)
 
 
 def predict_to_files(
@@ -201,10 +245,7 @@ def _predict_video(
     max_frames: int,
 ) -> list[dict[str, Any]]:
     name = f"video {video['id']}"
-    frames = [str(Path(frames_dir) / file_name) for file_name in video["file_names"]]
-    missing = [frame for frame in frames if not Path(frame).is_file()]
-    if missing:
-        raise SkippedVideo(f"{name} is skipped, {len(missing)} frames are missing, e.g. {missing[0]}")
+    frames = _frames_of(video, frames_dir, name)
     try:
         instances = segmenter(
             [frames],
@@ -220,12 +261,37 @@ def _predict_video(
         raise SkippedVideo(f"{name} is skipped: {error}") from error
     if instances.num_frames != len(frames):
         raise SkippedVideo(f"{name} is skipped, not all of its {len(frames)} frames can be read")
-    if instances.size != (video["height"], video["width"]):
+    size = (video["height"], video["width"])
+    if instances.size != size:
+        note = turned_note(frames[0], instances.size, size) if isinstance(frames[0], str) else ""
         raise SkippedVideo(
-            f"{name} is skipped, its frames are {instances.size} (height, width) and not "
-            f"{(video['height'], video['width'])} as the dataset says"
+            f"{name} is skipped, its frames are {instances.size} (height, width) and not {size} as the dataset says"
+            f"{note}"
         )
     return instances.to_ytvis(video["id"], ids)
+
+
+def _frames_of(video: dict[str, Any], frames_dir: str | Path | None, name: str) -> list[Any]:
+    """The frames of a video for the pipeline: their files, or the pictures of those that are embedded."""
+    from PIL import Image
+
+    folder = video.get("frames_dir") or frames_dir
+    if folder is None:
+        if not video.get("frames"):
+            raise SkippedVideo(f"{name} is skipped, neither frames nor their folder are given; pass frames_dir")
+        try:
+            return [Image.fromarray(read_image(io.BytesIO(frame["bytes"]))) for frame in video["frames"]]
+        except ImageError as error:
+            raise SkippedVideo(f"{name} is skipped, a frame cannot be read: {error}") from error
+    # A folder without a name stands for names that are complete.
+    try:
+        frames = [str(frame_path(folder, name) if str(folder) else name) for name in video["file_names"]]
+    except OutsideError as error:
+        raise SkippedVideo(f"{name} is skipped: {error}") from error
+    missing = [frame for frame in frames if not os.path.isfile(frame)]
+    if missing:
+        raise SkippedVideo(f"{name} is skipped, {len(missing)} frames are missing, e.g. {missing[0]}")
+    return frames
 
 
 def run_settings(

@@ -102,13 +102,16 @@ class ResultFiles:
                         continue
                     try:
                         entry = json.loads(line)
+                    except (ValueError, RecursionError):
+                        entry = None
+                    try:
                         if number == 0:
                             self._check(part, entry["settings"])
-                        elif isinstance(entry["position"], int) and entry["results"] is entry["skipped"] is None:
-                            raise KeyError("results")
-                        else:
+                        elif _is_known(entry["position"], entry["results"], entry["skipped"]):
                             yield entry
-                    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+                        else:
+                            raise KeyError("results")
+                    except (KeyError, TypeError) as error:
                         if number == 0:
                             raise ValueError(
                                 f"{part} is not a file of unfinished results: delete it, or choose another output"
@@ -116,6 +119,8 @@ class ResultFiles:
                         logger.warning(f"{part} line {number + 1} is damaged and is left out")
 
     def _check(self, part: Path, settings: dict[str, Any]) -> None:
+        if not isinstance(settings, dict):
+            raise TypeError("settings")
         changed = [key for key in {**settings, **self._settings} if settings.get(key) != self._settings.get(key)]
         if changed:
             differences = ", ".join(
@@ -125,6 +130,10 @@ class ResultFiles:
                 f"{part} holds unfinished results of another run: {differences}; delete it to start anew, repeat the "
                 "run as it was to go on, or choose another output"
             )
+
+
+def _is_known(position: Any, results: Any, skipped: Any) -> bool:
+    return isinstance(position, int) and (isinstance(results, list) or (results is None and skipped is not None))
 
 
 def _brief(value: Any) -> str:

@@ -12,6 +12,9 @@ from pycocotools import mask as mask_utils
 _MAX_CHARACTERS = 7
 _COMPRESSED_COUNTS = re.compile(rb"(?:[P-o]{0,6}[0-O])+")
 MAX_SIDE = 2**16 - 1  # pixels of a frame's side: pycocotools counts the pixels of a frame in 32 bits
+_FEWEST_NUMBERS = 6  # of a polygon: three corners
+_LONGEST_OUTLINE = 2**21  # fifths of pixels, of the polygons that pycocotools draws in a moment
+_EDGES_AT_ONCE = 200  # bounds the memory of drawing
 _FARTHEST = 10  # corners of polygons at most so many sides away: drawing them could take all memory otherwise
 
 
@@ -45,17 +48,17 @@ def read_mask(segmentation: Any, height: int, width: int) -> dict[str, Any] | No
 
 
 def _read_polygons(polygons: Any, height: int, width: int) -> dict[str, Any]:
-    # pycocotools would take lists of 4 numbers as boxes.
-    valid = isinstance(polygons, list) and all(
-        isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in polygons
+    expected = (
+        "expected null, a dict {'size': [height, width], 'counts': ...} or a list of polygons [x1, y1, x2, y2, x3, "
+        "y3, ...] of three corners or more"
     )
-    if not valid:
-        raise ValueError(
-            f"the mask is a {type(polygons).__name__}, {str(polygons)[:60]!r}; expected null, a dict {{'size': "
-            "[height, width], 'counts': ...} or a list of polygons [x1, y1, x2, y2, x3, y3, ...]"
-        )
+    if not isinstance(polygons, list):
+        raise ValueError(f"the mask is a {type(polygons).__name__}, {excerpt(polygons)}; {expected}")
     farthest = _FARTHEST * max(height, width)
     for polygon in polygons:
+        # pycocotools would take lists of 4 numbers as boxes.
+        if not isinstance(polygon, list) or len(polygon) < _FEWEST_NUMBERS or len(polygon) % 2:
+            raise ValueError(f"the mask is a list, in which {excerpt(polygon)} is no polygon; {expected}")
         try:
             near = all(-farthest <= value <= farthest for value in polygon)
         except TypeError:
@@ -65,12 +68,114 @@ def _read_polygons(polygons: Any, height: int, width: int) -> dict[str, Any]:
                 f"the polygon {excerpt(polygon)} has corners far outside of the frame, or no numbers; expected x and "
                 "y in pixels"
             )
-    return mask_utils.merge(mask_utils.frPyObjects(polygons, height, width))
+    return mask_utils.merge([_draw_polygon(polygon, height, width) for polygon in polygons])
+
+
+def split_fragments(segmentation: Any) -> tuple[Any, list[list]]:
+    """
+    A mask without the polygons that have no area, which clicks leave behind, and these.
+
+    Those of one or two corners are taken out beside a polygon of three; alone, only those of less than two are: two
+    corners may be meant as a box.
+    """
+    if not isinstance(segmentation, list) or not all(isinstance(part, list) for part in segmentation):
+        return segmentation, []
+    whole = any(len(part) >= _FEWEST_NUMBERS for part in segmentation)
+    longest = _FEWEST_NUMBERS - 1 if whole else 2
+    fragments = [part for part in segmentation if len(part) <= longest and all(map(_is_number, part))]
+    return [part for part in segmentation if part not in fragments], fragments
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _draw_polygon(polygon: list[float], height: int, width: int) -> dict[str, Any]:
+    """
+    As pycocotools draws it, which walks along the outline in fifths of pixels: with ten thousand corners all over the
+    frame that takes minutes and gigabytes. Here it is only asked where the outline crosses columns.
+    """
+    if 2.5 * len(polygon) * (max(polygon) - min(polygon)) <= _LONGEST_OUTLINE:  # as nearly all
+        return mask_utils.frPyObjects([polygon], height, width)[0]
+    corners = (5 * np.array(polygon, dtype=np.float64).reshape(-1, 2) + 0.5).astype(np.int64)  # fifths of pixels
+    outline = np.abs(corners - np.roll(corners, -1, axis=0)).max(axis=1).sum()
+    if outline <= _LONGEST_OUTLINE:
+        return mask_utils.frPyObjects([polygon], height, width)[0]
+    # Where the outline crosses the middle of a column, inside begins or ends: at flat positions, column by column.
+    flips = np.zeros(height * width + 1, dtype=np.uint8)
+    edges = np.concatenate((corners, np.roll(corners, -1, axis=0)), axis=1)
+    for start in range(0, len(edges), _EDGES_AT_ONCE):
+        np.bitwise_xor.at(flips, _crossings(edges[start : start + _EDGES_AT_ONCE], height, width), 1)
+    inside = np.bitwise_xor.accumulate(flips[:-1])
+    return mask_utils.encode(inside.reshape(width, height).T)
+
+
+def _crossings(edges: np.ndarray, height: int, width: int) -> np.ndarray:
+    """
+    The flat positions, column by column, where edges `(E, 4)` x y x y in fifths of pixels cross columns. Rounding is
+    that of `rleFrPoly` of pycocotools, to the pixel.
+    """
+    dx, dy = np.abs(edges[:, 2] - edges[:, 0]), np.abs(edges[:, 3] - edges[:, 1])
+    flat = dx >= dy
+    flipped = np.where(flat, edges[:, 0] > edges[:, 2], edges[:, 1] > edges[:, 3])
+    edges = np.where(flipped[:, None], edges[:, [2, 3, 0, 1]], edges)
+    left, right = np.minimum(edges[:, 0], edges[:, 2]), np.maximum(edges[:, 0], edges[:, 2])
+    # Column k lies at 5k + 2, and is crossed by a step from there to 5k + 3.
+    first, stop = np.maximum(-(-(left - 2) // 5), 0), np.minimum((right - 3) // 5 + 1, width)
+    counts = np.maximum(stop - first, 0)
+    edge = np.repeat(np.arange(len(edges)), counts)
+    column = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts - first, counts)
+    x = 5 * column + 2
+    x0, y0, x1, y1 = edges[edge].T
+    y = np.empty_like(x)
+
+    at = flat[edge]
+    slope = (y1[at] - y0[at]) / (x1[at] - x0[at])
+    steps = x[at] - x0[at]
+    rows = [(y0[at] + slope * (steps + further) + 0.5).astype(np.int64) for further in (0, 1)]
+    y[at] = np.minimum(*rows)
+
+    at = ~at
+    slope = (x1[at] - x0[at]) / (y1[at] - y0[at])
+    rising = slope > 0
+    # The first step that is beyond; the division tells it but for one.
+    guess = np.ceil((x[at] + 0.5 - x0[at]) / slope).astype(np.int64)
+    steps = guess + 1
+    for earlier in (guess, guess - 1):
+        reached = (x0[at] + slope * earlier + 0.5).astype(np.int64)
+        steps = np.where(np.where(rising, reached > x[at], reached <= x[at]), earlier, steps)
+    y[at] = y0[at] + steps - 1
+    return column * height + np.ceil(np.clip((y + 0.5) / 5 - 0.5, 0, height)).astype(np.int64)
 
 
 def excerpt(value: Any) -> str:
-    text = " ".join(repr(value).split())
+    """The beginning of a value, for messages."""
+    try:
+        text = " ".join(repr(value).split())
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
+        return f"a {type(value).__name__} too large to be shown"
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def check_counts(counts: str | bytes, height: int, width: int) -> None:
+    """
+    Check that the run lengths of a compressed RLE fill its frame: pycocotools never returns from comparing masks that
+    don't, and decodes memory that nobody has written.
+
+    Raises:
+        ValueError: when they sum to another number of pixels, or are no run lengths.
+    """
+    _, totals = count_pixels([counts])
+    if totals[0] != height * width:
+        raise ValueError(counts_message(int(totals[0]), height, width))
+
+
+def counts_message(total: int, height: int, width: int) -> str:
+    """What is wrong with run lengths that sum to `total`, as of [`count_pixels`]."""
+    return (
+        f"the run lengths in the counts of the mask sum to {total}; expected height * width = {height * width}: "
+        "encode the mask of the whole frame again"
+    )
 
 
 def count_pixels(counts: Sequence[str | bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +186,7 @@ def count_pixels(counts: Sequence[str | bytes]) -> tuple[np.ndarray, np.ndarray]
     run length two places before. `pycocotools.mask.area` gives the first result alone. Strings that are not of this
     kind, or have a run length below 0 or beyond 31 bits, count as 0.
     """
-    strings = [string.encode() if isinstance(string, str) else string for string in counts]
+    strings = [string.encode(errors="surrogatepass") if isinstance(string, str) else string for string in counts]
     lengths = np.array([len(string) for string in strings])
     codes = np.frombuffer(b"".join(strings), dtype=np.uint8) - 48
     is_last = codes < 32

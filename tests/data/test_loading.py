@@ -260,6 +260,117 @@ def test_void_of_davis_is_no_object(tmp_path):
     assert_shows(row["annotations"][0], DOG, None)
 
 
+def write_drawn(folder, *masks: Image.Image) -> None:
+    for number, image in enumerate(masks):
+        write_frame(folder / "JPEGImages" / "v" / f"{number}.jpg", image.height, image.width)
+        path = folder / "Annotations" / "v" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+
+
+def palette(values: np.ndarray) -> Image.Image:
+    image = Image.fromarray(values.astype(np.uint8), "P")
+    image.putpalette(bytes(range(256)) * 3)
+    return image
+
+
+def grey(values: np.ndarray) -> Image.Image:
+    return Image.fromarray(values.astype(np.uint8))
+
+
+BIG = np.pad(np.ones((20, 20), dtype=bool), ((10, 18), (5, 39)))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda mask: palette(mask),
+        lambda mask: palette(mask * 255),
+        lambda mask: grey(mask * 255),
+        lambda mask: grey(mask * 128),
+        lambda mask: grey(mask * 255).convert("1"),
+        lambda mask: Image.fromarray(mask.astype(np.uint16)),
+        lambda mask: Image.fromarray(mask.astype(np.uint16) * 65535),
+    ],
+    ids=["P 1", "P 255", "L 255", "L 128", "1 bit", "16 bits 1", "16 bits 65535"],
+)
+def test_one_object_is_one_in_every_kind_of_png(tmp_path, draw):
+    write_drawn(tmp_path, draw(BIG), draw(np.zeros_like(BIG)), draw(BIG[::-1]))
+    annotations = load_vis_dataset(tmp_path)[0]["annotations"]
+    assert len(annotations) == 1
+    assert_shows(annotations[0], BIG, None, BIG[::-1])
+    assert annotations[0]["category_id"] == 1
+
+
+def test_the_only_value_of_a_palette_is_told_to_be_an_object(tmp_path, caplog):
+    write_drawn(tmp_path, palette(BIG * 255))
+    load_vis_dataset(tmp_path)
+    assert "no other value than 255; it is taken for an object, not for the void of DAVIS" in caplog.text
+
+
+@pytest.mark.parametrize(("draw", "told"), [(palette, False), (grey, True)])
+def test_255_beside_numbers_is_void(tmp_path, caplog, draw, told):
+    values = BIG * 2
+    values[0] = 255
+    write_drawn(tmp_path, draw(values), draw((values > 2) * 255))
+    annotations = load_vis_dataset(tmp_path)[0]["annotations"]
+    assert len(annotations) == 1
+    assert_shows(annotations[0], BIG, None)
+    assert ("have small numbers and 255, which is taken for void" in caplog.text) == told
+
+
+def test_objects_in_shades_of_grey(tmp_path):
+    values = np.repeat([0, 85, 170, 255], 12)[:, None] * np.ones((1, 64))
+    write_drawn(tmp_path, grey(values))
+    annotations = load_vis_dataset(tmp_path)[0]["annotations"]
+    for annotation, value in zip(annotations, (85, 170, 255), strict=True):
+        assert_shows(annotation, values == value)
+
+
+def test_small_and_thin_objects_are_no_rims(tmp_path):
+    values = np.zeros((48, 64))
+    for number in range(1, 9):
+        values[5 * number, 4 : 4 + number] = number
+        values[5 * number + 1, 4] = 200 + number  # touches the other
+    write_drawn(tmp_path, grey(np.minimum(values, 100)))
+    assert len(load_vis_dataset(tmp_path)[0]["annotations"]) == 9
+
+
+@pytest.mark.parametrize("times", [2, 3])
+@pytest.mark.parametrize("resampling", [Image.BILINEAR, Image.BICUBIC, Image.LANCZOS])
+@pytest.mark.parametrize("white", [1, 257])
+def test_masks_that_were_resized_smoothly_are_refused(tmp_path, times, resampling, white):
+    mask = grey(BIG * 255)
+    smooth = mask.resize((64 // times, 48 // times), resampling).resize(mask.size, resampling)
+    if white > 1:
+        smooth = Image.fromarray(np.asarray(smooth).astype(np.uint16) * white)
+    write_drawn(tmp_path, smooth)
+    with pytest.raises(ValueError, match=r"video 1 \(v\), frame 0.png: the mask has \d+ grey levels, .* only as rims"):
+        load_vis_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_masks_in_colours_are_refused(tmp_path, mode):
+    write_drawn(tmp_path, grey(BIG * 255).convert(mode))
+    with pytest.raises(ValueError, match=rf"the mask has colours \({mode}\); expected a palette or grey PNG"):
+        load_vis_dataset(tmp_path)
+
+
+def test_masks_of_single_objects_are_told_to_have_no_frame(tmp_path):
+    write_drawn(tmp_path, grey(BIG * 255))
+    grey(BIG[::-1] * 255).save(tmp_path / "Annotations" / "v" / "0_2.png")
+    with pytest.raises(ValueError, match=r"frame 0_2.png: the mask has no frame 0_2 in"):
+        load_vis_dataset(tmp_path)
+
+
+def test_numbers_below_those_of_mots_are_told(tmp_path):
+    write_drawn(
+        tmp_path, Image.fromarray((BIG * 1001).astype(np.uint16)), Image.fromarray((BIG * 7).astype(np.uint16))
+    )
+    with pytest.raises(ValueError, match="the mask has the value 7; expected 1000 "):
+        load_vis_dataset(tmp_path)
+
+
 def test_videos_of_a_split_of_davis(tmp_path):
     for name in ("park", "home"):
         write_masks(tmp_path / "Annotations" / "480p" / name, tmp_path / "JPEGImages" / "480p" / name)

@@ -7,8 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from transformers_msstsvis.data.loading import load_vis_dataset
+from transformers_msstsvis.data.clips import VideoClips
+from transformers_msstsvis.data.loading import categories_of, load_vis_dataset
+from transformers_msstsvis.data.pseudo_clips import PseudoClips
 from transformers_msstsvis.data.validate import main
+from transformers_msstsvis.evaluation import read_ground_truth
+from transformers_msstsvis.metrics.ytvis_map import YtvisMeanAveragePrecision, read_json
 
 from .test_loading import coco_content, coco_video_content
 from .vis_files import CAT, DOG, rle, uncompressed, write_dataset, write_frame, ytvis_content
@@ -106,6 +110,19 @@ MISTAKES = {
         change(dog, areas=[4, None, float("nan")]),
         DOG_AT + ", frame 2: areas has nan; expected a number, or null",
     ),
+    "negative area": (
+        change(dog, areas=[4, None, -1]),
+        DOG_AT + r", frame 2: areas has -1; expected a number, or null: pixels, from 0 to height \* width = 24",
+    ),
+    "area beyond the frame": (
+        change(dog, areas=[25, None, 4]),
+        DOG_AT + ", frame 0: areas has 25; expected a number, or null: pixels, from 0 to .* = 24",
+    ),
+    "crowd by halves": (change(dog, iscrowd=1.5), DOG_AT + ": iscrowd is 1.5; expected 0 or 1"),
+    "category as text": (
+        change(dog, category_id="7"),
+        DOG_AT + r": category_id is '7'; expected one of the categories of the file \(3, 7\)",
+    ),
     "occlusion that is none": (
         change(dog, occlusion=[1, 2, 3]),
         DOG_AT + ", frame 0: occlusion has 1; expected a string, or null",
@@ -201,7 +218,7 @@ def test_everything_is_told_at_once(tmp_path, capsys):
     ("harm", "message"),
     [
         (lambda path: path.unlink(), "the frame is missing; expected"),
-        (lambda path: path.write_bytes(b"no image"), "the frame cannot be read: cannot identify image file"),
+        (lambda path: path.write_bytes(b"no image"), "the frame cannot be read: it is no image"),
         (lambda path: write_frame(path, 4, 7), r"the frame has size [4, 7]; expected [height, width] = [4, 6]"),
     ],
 )
@@ -385,3 +402,200 @@ def test_command_line(tmp_path, capsys, monkeypatch):
         runpy.run_module("transformers_msstsvis.data.validate", run_name="__main__")
     assert status.value.code == 1
     assert f"{path}: video 10 (park), annotation 1: category_id is 1; expected" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------ fragments and boxes
+
+RING = [1, 1, 3, 1, 3, 3, 1, 3]
+
+
+@pytest.mark.parametrize("fragment", [[3, 3], [3, 3, 4, 3], [], [5]])
+def test_a_fragment_beside_a_polygon_costs_itself_alone(tmp_path, capsys, fragment):
+    content = ytvis_content()
+    dog(content)["segmentations"] = [[RING], [RING, fragment], None]
+    path = write_dataset(tmp_path, content)
+    told = f"annotation 1, frame 1 (park/00001.png): the mask has a polygon of less than three corners, {fragment};"
+    assert main([str(path)]) == 1
+    assert told in capsys.readouterr().out
+    assert main([str(path), "--fix", str(tmp_path / "fixed.json")]) == 1
+    out = capsys.readouterr().out
+    assert "-> this part was left out" in out
+    assert "3 annotations are good, 1 errors" in out
+    assert main([str(tmp_path / "fixed.json")]) == 0
+    with pytest.raises(ValueError) as refusal:
+        load_vis_dataset(path, cache_dir=tmp_path / "cache")
+    assert told in str(refusal.value)
+    annotations = load_vis_dataset(path, cache_dir=tmp_path / "cache", on_error="skip")[0]["annotations"]
+    masks = next(annotation["segmentations"] for annotation in annotations if annotation["id"] == 1)
+    assert masks[0] == masks[1]
+    assert masks[1] is not None
+
+
+@pytest.mark.parametrize(
+    ("mask", "left"), [([[]], True), ([[3, 3]], True), ([[1, 1, 3, 3]], False), ([RING, [1] * 7], False)]
+)
+def test_fragments_alone(tmp_path, capsys, mask, left):
+    """A click shows nothing; what may be a box, or a polygon with a number lost, is not thrown away in silence."""
+    content = ytvis_content()
+    dog(content)["segmentations"] = [[RING], mask, None]
+    path = write_dataset(tmp_path, content)
+    assert main([str(path)]) == 1
+    rows = load_vis_dataset(path, cache_dir=tmp_path / "cache", on_error="skip")
+    masks = {annotation["id"]: annotation["segmentations"] for annotation in rows[0]["annotations"]}
+    assert (1 in masks) == left
+    if left:
+        assert masks[1][1:] == [None, None]
+
+
+def only_boxes(content, kind: str) -> None:
+    for annotation in content["annotations"]:
+        length = len(annotation["segmentations"])
+        annotation["segmentations"] = [None if kind == "null" else []] * length
+        annotation["bboxes"] = [[1, 1, 2, 2]] * length
+
+
+@pytest.mark.parametrize("kind", ["null", "empty"])
+def test_boxes_without_masks_are_remarked_on_once_and_not_trained_on(tmp_path, capsys, kind):
+    content = ytvis_content()
+    only_boxes(content, kind)
+    path = write_dataset(tmp_path, content)
+    assert main([str(path)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("no annotation has a mask; training needs masks") == 1
+    assert "segmentations is null" not in out
+    for clips in (VideoClips, PseudoClips):
+        with pytest.raises(ValueError, match=r"no annotation of the data set has a mask .*; expected masks to"):
+            clips(load_vis_dataset(path, cache_dir=tmp_path / "cache"))
+
+
+def test_coco_boxes_without_masks(tmp_path, capsys):
+    content = coco_content()
+    for annotation in content["annotations"]:
+        annotation |= {"segmentation": [], "bbox": [1, 1, 2, 2], "iscrowd": 0}
+    path = write_dataset(tmp_path, content)
+    assert main([str(path)]) == 0
+    assert capsys.readouterr().out.count("no annotation has a mask") == 1
+    with pytest.raises(ValueError, match="no annotation of the data set has a mask"):
+        PseudoClips(load_vis_dataset(path, cache_dir=tmp_path / "cache"))
+    content["annotations"][0]["segmentation"] = [RING]
+    path.write_text(json.dumps(content))
+    assert main([str(path)]) == 0
+    assert "boxes without a mask, which training leaves out: annotations 2" in capsys.readouterr().out
+    assert len(PseudoClips(load_vis_dataset(path, cache_dir=tmp_path / "cache"))) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------- encodings
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+def test_every_unicode_is_read(tmp_path, capsys, encoding):
+    content = ytvis_content()
+    content["categories"][0]["name"] = "Bär 熊"
+    path = write_dataset(tmp_path, content)
+    path.write_bytes(json.dumps(content, ensure_ascii=False).encode(encoding))
+    dataset = load_vis_dataset(path, cache_dir=tmp_path / "cache")
+    assert [category["name"] for category in categories_of(dataset)] == ["cat", "Bär 熊"]
+    assert len(dataset[0]["annotations"]) == 2
+    assert main([str(path)]) == 0
+    assert read_json(path) == content
+    assert YtvisMeanAveragePrecision(path).compute()["AP"] == 0
+    assert len(read_ground_truth(path)["annotations"]) == 3
+
+
+def test_other_encodings_are_refused_in_a_line(tmp_path, capsys):
+    content = ytvis_content()
+    content["categories"][0]["name"] = "Bär"
+    path = write_dataset(tmp_path, content)
+    path.write_bytes(json.dumps(content, ensure_ascii=False).encode("latin-1"))
+    told = r"byte \d+ is not UTF-8, near '.*Bär.*'; expected JSON in UTF-8: save the file in this encoding"
+    for read in (
+        lambda path: load_vis_dataset(path, cache_dir=tmp_path / "cache"),
+        read_json,
+        read_ground_truth,
+        YtvisMeanAveragePrecision,
+    ):
+        with pytest.raises(ValueError, match=told) as refusal:
+            read(path)
+        assert str(path) in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+    assert main([str(path)]) == 1
+    assert "is not UTF-8" in capsys.readouterr().out
+
+
+def test_a_file_that_is_cut_within_a_character(tmp_path):
+    path = tmp_path / "annotations.json"
+    path.write_bytes(json.dumps(ytvis_content()).encode("utf-16")[:-1])
+    with pytest.raises(ValueError, match=r"annotations.json seems to be UTF-16, but is not .*; save it in UTF-8"):
+        load_vis_dataset(path, cache_dir=tmp_path / "cache")
+
+
+# ------------------------------------------------------------------------------------------------------ odd documents
+
+
+def nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+@pytest.mark.parametrize("depth", [900, 2_000, 200_000])
+def test_nested_lists_are_refused(tmp_path, capsys, depth):
+    path = write_dataset(tmp_path, ytvis_content())
+    path.write_text(path.read_text().replace('"category_id": 7', f'"category_id": {nested(depth)}'))
+    assert main([str(path)]) == 1
+    for read in (lambda path: load_vis_dataset(path, cache_dir=tmp_path / "cache"), YtvisMeanAveragePrecision):
+        with pytest.raises(ValueError, match=r"nested too deeply|category_id is"):
+            read(path)
+
+
+def test_data_of_which_nothing_is_left_is_refused(tmp_path):
+    content = ytvis_content()
+    for entry in content["videos"]:
+        entry["height"] = 0
+    path = write_dataset(tmp_path, content)
+    with pytest.raises(ValueError, match=r"annotations.json has 2 videos, none of them without errors; expected one"):
+        load_vis_dataset(path, cache_dir=tmp_path / "cache", on_error="skip")
+    content["videos"] = []
+    path.write_text(json.dumps({**content, "annotations": []}))
+    with pytest.raises(ValueError, match=r"annotations.json has 0 videos"):
+        load_vis_dataset(path, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ["x" * 100_000, "a\0b", "\ud800"])
+def test_names_that_no_file_has_are_refused(tmp_path, capsys, name):
+    content = ytvis_content()
+    path = write_dataset(tmp_path, content)
+    content["videos"][0]["file_names"][0] = name
+    path.write_text(json.dumps(content))
+    assert main([str(path)]) == 1
+    assert all(len(line) < 1000 for line in capsys.readouterr().out.splitlines())
+    with pytest.raises(ValueError, match="expected a list with the name of each frame"):
+        load_vis_dataset(path, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("number", "kept"), [(2**63, True), (1e308, True), (10**400, False)], ids=["2^63", "1e308", "400 digits"]
+)
+def test_large_numbers_are_kept_or_refused(tmp_path, number, kept):
+    content = ytvis_content()
+    dog(content)["bboxes"] = [[0, 0, number, 1], None, None]
+    path = write_dataset(tmp_path, content)
+    if kept:
+        dataset = load_vis_dataset(path, cache_dir=tmp_path / "cache")
+        boxes = {annotation["id"]: annotation["bboxes"] for annotation in dataset[0]["annotations"]}
+        assert boxes[1] == [[0, 0, float(number), 1], None, None]
+    else:
+        with pytest.raises(ValueError, match=r"bboxes has .*; expected x, y, width and height"):
+            load_vis_dataset(path, cache_dir=tmp_path / "cache")
+
+
+# The official evaluator leaves out what belongs to no video.
+@pytest.mark.parametrize("spoil", sorted(MISTAKES.keys() - {"unknown video", "annotation of nothing"}))
+def test_evaluation_refuses_what_loading_refuses(tmp_path, spoil):
+    content = ytvis_content()
+    path = write_dataset(tmp_path, content)
+    MISTAKES[spoil][0](content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError) as loading:
+        load_vis_dataset(path, cache_dir=tmp_path / "cache")
+    with pytest.raises(ValueError) as evaluation:
+        read_ground_truth(path)
+    assert str(loading.value).splitlines()[0] == str(evaluation.value)

@@ -6,6 +6,7 @@ The cases in `tests/fixtures/golden/metric` hold ground truth, predictions and w
 import copy
 import itertools
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -361,7 +362,12 @@ def test_missing_areas_come_from_the_masks(predictions):
 
 
 def test_given_areas_decide():
-    result = evaluate_ytvis(truth([LEFT, LEFT], areas=[200.0**2, None]), [guess(LEFT, LEFT)])
+    square = np.zeros((300, 300), dtype=np.uint8)
+    square[:10, :10] = 1
+    mask = mask_utils.encode(np.asfortranarray(square))
+    ground_truth = truth([LEFT, LEFT], areas=[200.0**2, None], segmentations=[mask, mask])
+    ground_truth["videos"][0] |= {"height": 300, "width": 300}
+    result = evaluate_ytvis(ground_truth, [{**guess(), "segmentations": [mask, mask]}])
     assert (result["APs"], result["APl"]) == (-1, -1)
     assert result["APm"] == pytest.approx(1)
 
@@ -439,8 +445,18 @@ def with_mask(mask):
         (with_mask([[0, 0, 1e12, 0, 2, 2]]), "frame 1: the polygon .* has corners far outside of the frame"),
         (with_mask([["0", 0, 2, 0, 2, 2]]), "frame 1: the polygon .* has corners .*, or no numbers"),
         (with_mask(np.ones((3, 4))), "frame 1: the mask is a ndarray, .*; expected null, .* or a list of polygons"),
-        (guess(LEFT, LEFT, score=float("nan")), r"prediction 1 \(video 1\): score is nan; expected a number"),
-        (guess(LEFT, LEFT, score=None), r"prediction 1 \(video 1\): score is None; expected a number"),
+        (guess(LEFT, LEFT, score=float("nan")), r"prediction 1 \(video 1\): score is nan; expected a finite number"),
+        (guess(LEFT, LEFT, score=None), r"prediction 1 \(video 1\): score is None; expected a finite number"),
+        (
+            guess(LEFT, LEFT, score=math.inf),
+            r"prediction 1 \(video 1\): score is inf; expected a finite number",
+        ),
+        (guess(LEFT, LEFT, score=True), r"prediction 1 \(video 1\): score is True; expected a finite number"),
+        (guess(LEFT, LEFT, score="0.5"), r"prediction 1 \(video 1\): score is '0.5'; expected a finite number"),
+        (guess(LEFT, LEFT, score=10**400), r"prediction 1 \(video 1\): score is 1000.*; expected a finite number"),
+        (guess(LEFT, LEFT, category_id="1"), r"prediction 1: category_id is '1'; expected one of .*\(1, 2\)"),
+        (guess(LEFT, LEFT, category_id=1.5), r"prediction 1: category_id is 1.5; expected one of .*\(1, 2\)"),
+        (guess(LEFT, LEFT, category_id=None), r"prediction 1: category_id is None; expected one of .*\(1, 2\)"),
         (changed(guess(LEFT, LEFT), video_id=7), "prediction 1 is for video 7, which the ground truth does not list"),
         (
             changed(guess(LEFT, LEFT), video_id=[1]),
@@ -508,9 +524,22 @@ def annotated(**changes):
         (annotated(areas=[4.0]), "annotation 1 of video 1: areas has 1 entries; expected a list of 2"),
         (
             annotated(areas=["4", None]),
-            r"annotation 1 of video 1: areas is \['4', None\]; expected a number of pixels",
+            "annotation 1 of video 1, frame 0: areas has '4'; expected a number, or null",
         ),
-        (annotated(areas=[float("nan"), 4]), r"annotation 1 of video 1: areas is \[nan, 4\]; expected a number"),
+        (annotated(areas=[float("nan"), 4]), "annotation 1 of video 1, frame 0: areas has nan; expected a number"),
+        (annotated(areas=[4, -1]), "frame 1: areas has -1; expected .* from 0 to height .* = 12"),
+        (annotated(areas=[13, None]), "frame 0: areas has 13; expected .* from 0 to height .* = 12"),
+        (annotated(areas=[10**400, None]), "frame 0: areas has 10000.*; expected a number"),
+        (annotated(iscrowd=1.5), "annotation 1 of video 1: iscrowd is 1.5; expected 0 or 1"),
+        (annotated(iscrowd="abc"), "annotation 1 of video 1: iscrowd is 'abc'; expected 0 or 1"),
+        (annotated(iscrowd=[[]]), r"annotation 1 of video 1: iscrowd is \[\[\]\]; expected 0 or 1"),
+        (annotated(category_id="1"), r"1 of video 1: category_id is '1'; expected one of the categories .*\(1, 2\)"),
+        (annotated(category_id=9), r"1 of video 1: category_id is 9; expected one of the categories .*\(1, 2\)"),
+        (annotated(category_id=True), "1 of video 1: category_id is True; expected one of the categories"),
+        (annotated(category_id=None), "1 of video 1: category_id is None; expected one of the categories"),
+        (broken(categories=7), "ground truth has categories 7; expected a list of dicts"),
+        (broken(annotations=1), "ground truth has annotations 1; expected a list of dicts"),
+        (broken(videos={"a": 1}), "ground truth has videos {'a': 1}; expected a list of dicts"),
         (annotated(segmentations=[None, picture("#")]), "annotation 1 of video 1, frame 1: .* size"),
     ],
 )
@@ -573,6 +602,18 @@ def test_nothing_to_evaluate():
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         YtvisMeanAveragePrecision(**settings)
+
+
+def test_categories_that_do_not_occur_cost_nothing(monkeypatch):
+    ground_truth = truth([LEFT], [RIGHT])
+    ground_truth["annotations"][1]["category_id"] = 70_000
+    guesses = [guess(LEFT), guess(RIGHT, category_id=70_000)]
+    few = evaluate_ytvis({**ground_truth, "categories": [{"id": 1}, {"id": 70_000}]}, guesses)
+    full, sizes = np.full, []
+    monkeypatch.setattr(np, "full", lambda shape, value: sizes.append(math.prod(shape)) or full(shape, value))
+    many = evaluate_ytvis({**ground_truth, "categories": [{"id": i} for i in range(1, 100_001)]}, guesses)
+    assert many == few
+    assert max(sizes) < 10**5
 
 
 def test_categories_left_out_are_reported(monkeypatch):

@@ -3,6 +3,8 @@
 Letters: T frames, n instances, H W pixels.
 """
 
+import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,12 @@ import torch
 from datasets import Dataset
 from pycocotools import mask as rle_codec
 from torch.nn import functional as F
-from torchvision.io import ImageReadMode, decode_image
 from transformers.utils import logging
 
+from ..rle import check_counts
 from .augmentation import ClipAugmentation, resize_clip
+from .frames import OutsideError, frame_path, turned_note
+from .images import ImageError, read_image
 from .loading import load_vis_dataset
 from .sampling import (
     SAMPLINGS,
@@ -30,6 +34,7 @@ logger = logging.get_logger(__name__)
 COLUMNS = ("video_id", "height", "width", "length", "file_names", "frames_dir", "annotations")
 # With so many unreadable clips in a row, something is wrong with the whole data set.
 MAX_REPLACEMENTS = 20
+_CHECKED_AT_ONCE = 64  # videos, until one has a mask
 
 
 class ClipError(ValueError):
@@ -98,8 +103,10 @@ class VideoClips(Clips):
 
     Raises:
         FileNotFoundError: when the file or the folder is missing; by an item, when a frame is.
-        ClipError: by an item, when a frame cannot be decoded, is not of the declared size, or does not fit its masks.
-        ValueError: for a file that is no annotation file, and for arguments that don't go together.
+        ClipError: by an item, when a frame cannot be decoded, lies outside of its folder, is not of the declared size,
+            or does not fit its masks.
+        ValueError: for a file that is no annotation file, for annotations without any mask, and for arguments that
+            don't go together.
     """
 
     def __init__(
@@ -154,7 +161,23 @@ class VideoClips(Clips):
             self._index(np.minimum(self.lengths, 1))
         if not len(self):
             raise ValueError("the data set has no frames; expected at least one video with frames")
+        self._check_masks()
         self._failures = torch.zeros(int(self._first_frame[-1]), dtype=torch.int32).share_memory_()
+
+    def _check_masks(self) -> None:
+        """Refuse boxes alone, from which nothing would be learned."""
+        annotated = False
+        for rows in self._rows.select_columns(["annotations"]).iter(_CHECKED_AT_ONCE):
+            annotations = pa.compute.list_flatten(rows["annotations"])
+            masks = pa.compute.list_flatten(pa.compute.struct_field(annotations, "segmentations"))
+            if len(masks) > masks.null_count:
+                return
+            annotated |= len(annotations) > 0
+        if annotated:
+            raise ValueError(
+                "no annotation of the data set has a mask (segmentations or segmentation is empty or null in all); "
+                "expected masks to learn from: boxes alone are not enough"
+            )
 
     def _index(self, counts: np.ndarray) -> None:
         """Give each video so many indices."""
@@ -233,35 +256,38 @@ class VideoClips(Clips):
 
     def _read_frame(self, video: pa.Table, row: int, frame: int) -> torch.Tensor:
         name = video["file_names"][0][frame].as_py()
-        path, content = self.frames_dir, None
+        folder, content = self.frames_dir, None
         if "frames" in video.column_names:
             embedded = video["frames"][0][frame].as_py()
-            content, path, name = embedded["bytes"], path or "", embedded["path"] or name
-        path = Path(video["frames_dir"][0].as_py() or "" if path is None else path) / name
-        place = f"frame {path} of video {self.video_ids[row]}"
-        if content is None and not path.is_file():
+            content, name = embedded["bytes"], embedded["path"] or name
+        if folder is None:
+            folder = Path(video["frames_dir"][0].as_py() or "")
+        place = f"frame {folder / name} of video {self.video_ids[row]}"
+        try:
+            source = frame_path(folder, name) if content is None else content
+        except OutsideError as error:
+            self._fail(row, frame, f"{place} is not below its folder")
+            raise ClipError(f"frame {frame} of video {self.video_ids[row]}: {error}") from error
+        if content is None and not os.path.isfile(source):
             self._fail(row, frame, f"{place} is missing")
             raise FileNotFoundError(f"{place} is missing: restore it, pass frames_dir, or skip it with on_error")
         try:
-            source = str(path) if content is None else torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            pixels = decode_image(source, mode=ImageReadMode.RGB)
-            if pixels.ndim != 3:
-                raise ValueError("an animation")
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            pixels = read_image(source if content is None else io.BytesIO(content))
+        except ImageError as error:
             self._fail(row, frame, f"{place} cannot be decoded")
             raise ClipError(
-                f"{place} cannot be decoded ({reason}); expected a complete JPEG, PNG, WebP or GIF: replace the file, "
-                "or skip it with on_error"
+                f"{place} cannot be decoded ({error}); expected one complete picture, as JPEG, PNG, WebP or TIFF: "
+                "replace the file, or skip it with on_error"
             ) from error
-        if tuple(pixels.shape[-2:]) != tuple(self._sizes[row]):
-            sizes = f"{pixels.shape[-2]}x{pixels.shape[-1]} pixels", "{}x{}".format(*self._sizes[row])
+        if pixels.shape[:2] != tuple(self._sizes[row]):
+            given, declared = pixels.shape[:2], self._sizes[row].tolist()
             self._fail(row, frame, f"{place} has another size than declared")
             raise ClipError(
-                f"{place} has {sizes[0]} (height x width); the annotations declare {sizes[1]}: correct the "
-                "annotations, or resize the frame together with its masks"
+                f"{place} has {given[0]}x{given[1]} pixels (height x width); the annotations declare "
+                f"{declared[0]}x{declared[1]}: correct the annotations, or resize the frame together with its masks"
+                f"{turned_note(source, given, declared)}"
             )
-        return pixels
+        return torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C"))
 
     def _read_masks(self, video: pa.Table, row: int, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         H, W = (int(side) for side in self._sizes[row])
@@ -286,6 +312,7 @@ class VideoClips(Clips):
                     f"declared as {H}x{W}: correct whichever is wrong"
                 )
             try:
+                check_counts(rle["counts"], H, W)
                 mask[:] = rle_codec.decode(rle)
             except ValueError as error:
                 raise ClipError(f"{place} has a segmentation that is no RLE ({error}): encode it anew") from error

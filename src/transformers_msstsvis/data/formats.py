@@ -12,23 +12,32 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from pycocotools import mask as rle_codec
 
-from .json_index import read_element, scan_json
+from ..rle import excerpt
+from .frames import below, last_parts, turned_note
+from .images import ImageError, image_size
+from .json_index import open_json, read_element, scan_json
 from .layouts import (
     MaskFolders,
     existing_frames_dir,
     find_annotation_file,
-    find_frames_dir,
+    find_frames,
     find_mask_folders,
     images_of,
     split_of_file,
 )
+from .sequences import Sequences, find_sequences
 
 _NO_ID = -(2**63)  # in place of an id that is missing or no integer
+_TEXT_IDS = 2**62  # identities that are no integers are numbered from here on
+_IDENTITIES = ("instance_id", "track_id", "object_id")  # of objects over frames, in the annotation or its `attributes`
 _MOTS_CATEGORIES = [{"id": 1, "name": "car"}, {"id": 2, "name": "pedestrian"}]
 _MOTS_VOID, _PALETTE_VOID = 10_000, 255
+_VOID = -1  # instead of the latter
+_SMALL = 64  # numbers of objects, beside which 255 is none
+_BRIGHT = 128  # object numbers stay below, masks of one object in black and white do not
 # What Pillow raises on damaged files.
 IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
@@ -44,6 +53,7 @@ class Problem:
         frame: which one, as `2` (from 0) or `2 (dog/00010.jpg)`.
         is_error: whether the dataset is refused for it; otherwise a remark, and everything is kept.
         remedy: what was done about it, when repairing.
+        is_part: whether the entry is good without what is wrong with it, which is left out alone.
     """
 
     message: str
@@ -53,6 +63,7 @@ class Problem:
     frame: str | None = None
     is_error: bool = True
     remedy: str | None = None
+    is_part: bool = False
 
     def __str__(self) -> str:
         places = [("video", self.video), ("annotation", self.annotation), ("frame", self.frame)]
@@ -89,6 +100,8 @@ class Source:
         problems: those that are known before any record is read.
         unused: how many annotations `problems` are about.
         max_annotation_id: the largest id in use.
+        dropped: as of [`~transformers_msstsvis.data.layouts.FoundFrames`].
+        allow_outside: whether file names may lead out of `frames_dir`.
     """
 
     path: Path
@@ -99,8 +112,21 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
     unused: int = 0
     max_annotation_id: int = 0
+    dropped: int | None = None
+    allow_outside: bool = False
 
     format = ""
+
+    def frame_name(self, name: str) -> str:
+        """
+        The name of a frame relative to `frames_dir`.
+
+        Raises:
+            OutsideError: when it is not below it.
+        """
+        if self.frames_dir is None:
+            return name
+        return below(self.frames_dir, name if self.dropped is None else last_parts(name, self.dropped))
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -120,7 +146,7 @@ def place_of(video: Any, position: int) -> str:
     names = video.get("file_names") if isinstance(video, dict) else None
     first = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
     folder = first.rpartition("/")[0].rpartition("/")[2]
-    return f"{name_of(video, position)} ({folder})" if folder else name_of(video, position)
+    return f"{name_of(video, position)} ({folder[:100]})" if folder else name_of(video, position)
 
 
 def integer(value: Any) -> int | None:
@@ -152,11 +178,17 @@ def locate(
     return path, None
 
 
-def open_source(path: str | Path, frames_dir: str | Path | None = None, split: str | None = None) -> Source:
+def open_source(
+    path: str | Path,
+    frames_dir: str | Path | None = None,
+    split: str | None = None,
+    allow_outside: bool = False,
+    tracks: bool | None = None,
+) -> Source:
     """
     The source of an annotation file or a folder, in the format it turns out to have.
 
-    Frames that are not found are one of the source's `problems`; its `frames_dir` is None then.
+    Frames that are not found are the last of the source's `problems`; its `frames_dir` is None then.
 
     Raises:
         FileNotFoundError: when `path`, or the `frames_dir` that was given, does not exist.
@@ -166,12 +198,23 @@ def open_source(path: str | Path, frames_dir: str | Path | None = None, split: s
     if folders is not None:
         return MaskFolderSource.open(path, folders, split)
     contents = _JsonContents.read(path)
+    found = contents.find_videos(tracks) if contents.source_class() is CocoSource else None
     source = contents.source_class()(path, contents)
+    if found is not None:
+        source.problems.append(Problem(found, path, is_error=False))
     source.split = split or split_of_file(path)
+    source.allow_outside = allow_outside
+    names = source.first_file_names()
     try:
-        source.frames_dir = find_frames_dir(path, source.first_file_names(), frames_dir, source.split)
+        source.frames_dir, source.dropped = find_frames(path, names, frames_dir, source.split, allow_outside)
     except FileNotFoundError as error:
         source.problems.append(Problem(str(error), path, remedy="not repaired"))
+    if source.dropped is not None:
+        message = (
+            f"no folder has {excerpt(names[0])}; it is read as {excerpt(last_parts(names[0], source.dropped))} below "
+            f"{source.frames_dir}, and every name like that"
+        )
+        source.problems.append(Problem(message, path, is_error=False))
     return source
 
 
@@ -194,6 +237,9 @@ class _JsonContents:
     video_id: array = field(default_factory=lambda: array("q"))
     image_id: array = field(default_factory=lambda: array("q"))
     instance_id: array = field(default_factory=lambda: array("q"))
+    category_id: array = field(default_factory=lambda: array("q"))
+    identity: str = ""  # the key that the last of these came from
+    texts: dict[str, int] = field(default_factory=dict)
     max_annotation_id: int = 0
 
     _KEPT = {
@@ -205,13 +251,16 @@ class _JsonContents:
     @classmethod
     def read(cls, path: Path) -> "_JsonContents":
         contents = cls(path)
-        with open(path, "rb") as file:
+        with open_json(path) as file:
             for section, position, value, start, stop in scan_json(path):
                 contents.sections.add(section)
                 if position is None:
                     contents.labelled |= section == "annotations" and value is not None
                 elif section in cls._KEPT:
-                    entry = read_element(file, start, stop)
+                    try:
+                        entry = read_element(file, start, stop)
+                    except ValueError as error:
+                        raise ValueError(f"{path}: {error}") from error
                     if isinstance(entry, dict):
                         entry = {key: entry[key] for key in cls._KEPT[section] if key in entry}
                     getattr(contents, section).append(entry)
@@ -220,16 +269,31 @@ class _JsonContents:
         return contents
 
     def _add_annotation(self, entry: dict[str, Any], start: int, stop: int) -> None:
-        def identifier(*keys: str) -> int:
-            value = next((entry[key] for key in keys if entry.get(key) is not None), None)
-            return _NO_ID if integer(value) is None else integer(value)
+        def identifier(key: str) -> int:
+            value = integer(entry.get(key))
+            return _NO_ID if value is None else value
 
         self.start.append(start)
         self.stop.append(stop)
         self.video_id.append(identifier("video_id"))
         self.image_id.append(identifier("image_id"))
-        self.instance_id.append(identifier("instance_id", "track_id"))
-        self.max_annotation_id = max(self.max_annotation_id, identifier("id"), self.instance_id[-1])
+        self.category_id.append(identifier("category_id"))
+        self.instance_id.append(self._identity(entry))
+        used = [value for value in (identifier("id"), self.instance_id[-1]) if value < _TEXT_IDS]
+        self.max_annotation_id = max(self.max_annotation_id, *used, 0)
+
+    def _identity(self, entry: dict[str, Any]) -> int:
+        attributes = entry.get("attributes")
+        for prefix, values in (("", entry), ("attributes.", attributes if isinstance(attributes, dict) else {})):
+            for key in _IDENTITIES:
+                value = values.get(key)
+                if isinstance(value, str) and value:
+                    self.identity = prefix + key
+                    return self.texts.setdefault(value, _TEXT_IDS + len(self.texts))
+                if integer(value) is not None:
+                    self.identity = prefix + key
+                    return integer(value)
+        return _NO_ID
 
     def source_class(self) -> type["_JsonSource"]:
         if "images" in self.sections:
@@ -238,10 +302,77 @@ class _JsonContents:
         if "videos" in self.sections:
             return YtvisSource
         raise ValueError(
-            f"{self.path} has the keys {sorted(self.sections)}; expected YouTube-VIS or OVIS (videos, annotations, "
-            "categories), COCO (images, annotations, categories) or COCO video (images with video_id and frame_id, "
-            "annotations with instance_id)"
+            f"{self.path} has the keys {excerpt(sorted(self.sections))}; expected YouTube-VIS or OVIS (videos, "
+            "annotations, categories), COCO (images, annotations, categories) or COCO video (images with video_id and "
+            "frame_id, annotations with instance_id)"
         )
+
+    def find_videos(self, tracks: bool | None) -> str | None:
+        """
+        Give the images of a COCO file the `video_id` and `frame_id` that they lack, if annotations have identities and
+        the order of the frames is plain, or `tracks` is True.
+
+        Returns:
+            What was found, if anything was.
+
+        Raises:
+            ValueError: if `tracks` is True and there are no identities, or images have no name.
+        """
+        if tracks is False:
+            return None
+        identified = sum(instance != _NO_ID for instance in self.instance_id)
+        if tracks and (not identified or not all(map(_has_file_name, self.images))):
+            raise ValueError(
+                f"{self.path} has {identified} annotations with {', '.join(_IDENTITIES)} (there or in attributes) and "
+                f"{len(self.images)} images; expected such annotations, and images with a file_name, for tracks=True"
+            )
+        frames_of: dict[int, set[int]] = {}
+        for image, instance in zip(self.image_id, self.instance_id, strict=True):
+            if instance != _NO_ID:
+                frames_of.setdefault(instance, set()).add(image)
+        if not tracks and all(len(frames) == 1 for frames in frames_of.values()):
+            return None  # numbers of annotations, not of objects over time
+        found = Sequences([], "not all images have a file_name")
+        if all(map(_has_file_name, self.images)):
+            found = find_sequences(self.images)
+        doubt = found.doubt or self._doubt_of_tracks(found.videos)
+        what = f"the annotations have {self.identity}, but the images no video_id"
+        if doubt is not None and not tracks:
+            return (
+                f"{what}, and {doubt}: every image is a video of one frame; pass tracks=True (--tracks yes) to read "
+                "the images of each folder as a video, ordered by the numbers in their names, or tracks=False "
+                "(--tracks no) if they are stills"
+            )
+        self.videos = []
+        for video_id, positions in enumerate(found.videos, start=1):
+            for frame, position in enumerate(positions):
+                self.images[position] |= {"video_id": video_id, "frame_id": frame}
+        return (
+            f"{what}: read as {len(found.videos)} videos, by folder and by the numbers in the names of the images; "
+            "pass tracks=False (--tracks no) if they are stills"
+        )
+
+    def _doubt_of_tracks(self, videos: list[list[int]]) -> str | None:
+        """Why the annotations are not those of tracks in these videos, or None."""
+        video_of = {
+            integer(self.images[position].get("id")): video
+            for video, positions in enumerate(videos)
+            for position in positions
+        }
+        frames: dict[tuple[int, int], set[int]] = {}
+        categories: dict[tuple[int, int], int] = {}
+        for image, instance, category in zip(self.image_id, self.instance_id, self.category_id, strict=True):
+            if image not in video_of:
+                continue
+            if instance == _NO_ID:
+                return "not all annotations have it"
+            track = video_of[image], instance
+            if image in frames.setdefault(track, set()):
+                return f"image {image} has several annotations of the same"
+            if categories.setdefault(track, category) != category:
+                return "the category of the same changes"
+            frames[track].add(image)
+        return None if any(len(seen) > 1 for seen in frames.values()) else "none recurs within a folder"
 
 
 class _JsonSource(Source):
@@ -261,11 +392,11 @@ class _JsonSource(Source):
         self._sorted = given[self._order]
         strays = np.flatnonzero(~np.isin(given, known)).tolist()
         self.unused = len(strays)
-        with open(self.path, "rb") as file:
+        with open_json(self.path) as file:
             for position in strays:
                 entry = self._read(file, position)
                 owner = key.removesuffix("_id")
-                value = f"has {key} {entry.get(key)!r}" if isinstance(entry, dict) else f"is {entry!r}"
+                value = f"has {key} {excerpt(entry.get(key))}" if isinstance(entry, dict) else f"is {excerpt(entry)}"
                 self.problems.append(
                     Problem(
                         f"the annotation {value}; expected the id of one of the {len(ids)} {owner}s of the file",
@@ -281,7 +412,7 @@ class _JsonSource(Source):
     def _read(self, file, position: int) -> Any:
         try:
             return read_element(file, self.contents.start[position], self.contents.stop[position])
-        except ValueError as error:  # not UTF-8
+        except ValueError as error:
             return str(error)
 
     def _annotations_of(self, file, owner: int | None) -> list[tuple[int, Any]]:
@@ -312,7 +443,7 @@ class YtvisSource(_JsonSource):
 
     def records(self) -> Iterator[Record]:
         seen: set[int] = set()
-        with open(self.path, "rb") as file:
+        with open_json(self.path) as file:
             for video in self.contents.videos:
                 owner = integer(video.get("id")) if isinstance(video, dict) else None
                 # Of two videos with the same id, the annotations go to the first.
@@ -336,7 +467,7 @@ class CocoSource(_JsonSource):
 
     def records(self) -> Iterator[Record]:
         seen: set[int] = set()
-        with open(self.path, "rb") as file:
+        with open_json(self.path) as file:
             for image in self.contents.images:
                 owner = integer(image.get("id")) if isinstance(image, dict) else None
                 video = image
@@ -351,8 +482,8 @@ class CocoSource(_JsonSource):
 class CocoVideoSource(_JsonSource):
     """COCO video: images with `video_id` and `frame_id`, an annotation per image and object with `instance_id`.
 
-    The annotations of an instance become one, whose id is the `instance_id` (or `track_id`) where these are unique in
-    the dataset; otherwise they are numbered from 1.
+    The annotations of an instance become one, whose id is the `instance_id` (or `track_id`, `object_id`, or one of
+    these in `attributes`) where these are integers and unique in the dataset; otherwise they are numbered from 1.
     """
 
     format = "COCO video"
@@ -378,14 +509,16 @@ class CocoVideoSource(_JsonSource):
             for image, instance in zip(contents.image_id, contents.instance_id, strict=True)
             if image in owner_of and instance != _NO_ID
         }
-        self._unique = len({instance for _, instance in pairs}) == len(pairs)
+        instances = {instance for _, instance in pairs}
+        # The official evaluation never matches an id of 0.
+        self._unique = len(instances) == len(pairs) and not contents.texts and 0 not in instances
 
     def _image_problem(self, image: Any, known: dict[int, int]) -> str | None:
         if not isinstance(image, dict):
-            return f"is {image!r}; expected an object with id, video_id, frame_id and file_name"
+            return f"is {excerpt(image)}; expected an object with id, video_id, frame_id and file_name"
         for key in ("id", "video_id", "frame_id"):
             if integer(image.get(key)) is None:
-                return f"has {key} {image.get(key)!r}; expected an integer"
+                return f"has {key} {excerpt(image.get(key))}; expected an integer"
         if integer(image["id"]) in known:
             return "has the id of another image; expected unique ids"
         return None
@@ -401,7 +534,7 @@ class CocoVideoSource(_JsonSource):
 
     def records(self) -> Iterator[Record]:
         number = 0
-        with open(self.path, "rb") as file:
+        with open_json(self.path) as file:
             for video_id, video in self._videos.items():
                 images = sorted(self._images.get(video_id, []), key=lambda image: image["frame_id"])
                 problems = [
@@ -511,9 +644,9 @@ class MaskFolderSource(Source):
 
     Only the frames that have a mask form the video: the others are not labelled, which is not the same as empty. A
     video without any mask has all its frames and no annotations. In a palette PNG 255 is void, as in DAVIS, and no
-    object; in the 16-bit PNGs of MOTS a value is 1000 times the category (1 car, 2 pedestrian) plus the object, and
-    10000 is void. Other masks tell no classes: all objects are of category 1, "object". Videos and objects are
-    numbered from 1.
+    object, unless it is the only value of the video; so it is beside small numbers in a grey PNG. In the 16-bit PNGs
+    of MOTS a value is 1000 times the category (1 car, 2 pedestrian) plus the object, and 10000 is void. Other masks
+    tell no classes: all objects are of category 1, "object". Videos and objects are numbered from 1.
     """
 
     format = "mask PNGs"
@@ -522,9 +655,9 @@ class MaskFolderSource(Source):
     def open(cls, path: Path, folders: MaskFolders, split: str | None) -> "MaskFolderSource":
         source = cls(path, frames_dir=folders.frames_dir, split=split)
         source.folders = folders.videos
-        masks = next((image for folder, _ in folders.videos for image in _pngs(folder)), None)
-        source.categories = _MOTS_CATEGORIES if masks and _is_mots(masks) else [{"id": 1, "name": "object"}]
-        source.labelled = masks is not None
+        source.is_mots = _are_mots(png for folder, _ in folders.videos for png in _pngs(folder))
+        source.categories = _MOTS_CATEGORIES if source.is_mots else [{"id": 1, "name": "object"}]
+        source.labelled = any(_pngs(folder) for folder, _ in folders.videos)
         unlabelled = sum(len(_frames(frames, masks)) for masks, frames in folders.videos if _pngs(masks)) - sum(
             len(_pngs(masks)) for masks, _ in folders.videos
         )
@@ -537,7 +670,7 @@ class MaskFolderSource(Source):
         return len(self.folders)
 
     def records(self) -> Iterator[Record]:
-        number = 0
+        number, only_void, grey_void = 0, [], []
         for video_id, (masks_dir, frames_dir) in enumerate(self.folders, start=1):
             problems: list[Problem] = []
             frames = {image.stem: image for image in _frames(frames_dir, masks_dir)}
@@ -546,10 +679,19 @@ class MaskFolderSource(Source):
                 try:
                     if png.stem not in frames:
                         raise ValueError(f"the mask has no frame {png.stem} in {frames_dir}")
-                    size = _size([frames[png.stem]])
-                    objects[png.stem] = _read_objects(png, size.get("height"), size.get("width"))
+                    objects[png.stem] = _read_objects(png, frames[png.stem], self.is_mots)
                 except IMAGE_ERRORS as error:
                     problems.append(Problem(str(error), self.path, f"{video_id} ({masks_dir.name})", frame=png.name))
+            void, values = _VOID, set().union(*objects.values())
+            if values == {_VOID}:
+                void = None
+                only_void.append(masks_dir.name)
+            elif (
+                _PALETTE_VOID in values and 0 < max(values - {_PALETTE_VOID}, default=0) < _SMALL and not self.is_mots
+            ):
+                void = _PALETTE_VOID
+                grey_void.append(masks_dir.name)
+            objects = {stem: {v: mask for v, mask in of.items() if v != void} for stem, of in objects.items()}
             chosen = list(objects) if _pngs(masks_dir) else list(frames)
             video = {
                 "id": video_id,
@@ -558,10 +700,22 @@ class MaskFolderSource(Source):
                 **_size(frames[stem] for stem in chosen),
             }
             annotations = []
-            for track in _tracks_of(list(objects.values())):
+            for track in _tracks_of(list(objects.values()), self.is_mots):
                 number += 1
                 annotations.append((number, {"id": number, **track}))
             yield Record(video, annotations, problems)
+        if only_void:
+            message = (
+                f"the palette masks of {len(only_void)} videos, as {only_void[0]}, have no other value than 255; it "
+                "is taken for an object, not for the void of DAVIS"
+            )
+            self.problems.append(Problem(message, self.path, is_error=False))
+        if grey_void:
+            message = (
+                f"the grey masks of {len(grey_void)} videos, as {grey_void[0]}, have small numbers and 255, which is "
+                "taken for void, not for an object"
+            )
+            self.problems.append(Problem(message, self.path, is_error=False))
 
 
 def _pngs(folder: Path) -> list[Path]:
@@ -578,42 +732,82 @@ def _size(frames: Iterable[Path]) -> dict[str, int]:
     """Height and width of the first frame that can be read."""
     for path in frames:
         try:
-            with Image.open(path) as image:
-                return {"height": image.height, "width": image.width}
-        except IMAGE_ERRORS:
+            return dict(zip(("height", "width"), image_size(path), strict=True))
+        except ImageError:
             pass  # for the check of frames to tell
     return {}
 
 
-def _is_mots(png: Path) -> bool:
-    try:
-        with Image.open(png) as image:
-            return image.mode.startswith("I")
-    except IMAGE_ERRORS:
-        return False
+def _are_mots(masks: Iterable[Path]) -> bool:
+    """Whether the first of the masks that has an object is of MOTS."""
+    for png in masks:
+        try:
+            with Image.open(png) as image:
+                if not image.mode.startswith("I"):
+                    return False
+                values = set(np.unique(image).tolist()) - {0}
+        except IMAGE_ERRORS:
+            continue
+        if values:
+            known = [category["id"] for category in _MOTS_CATEGORIES]
+            return all(value // 1000 in known or value == _MOTS_VOID for value in values)
+    return False
 
 
-def _read_objects(png: Path, height: int | None, width: int | None) -> dict[int, dict[str, Any]]:
-    """The compressed mask of each object of a PNG, which has the size of its frame if that is known."""
+def _read_objects(png: Path, frame: Path, is_mots: bool) -> dict[int, dict[str, Any]]:
+    """The compressed mask of each value of a PNG that stands for an object, or is 255 in a palette: `_VOID`."""
     with Image.open(png) as image:
         if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
-            raise ValueError(f"the mask has colours ({image.mode}); expected a palette or grey PNG of object numbers")
-        if height is not None and (image.height, image.width) != (height, width):
             raise ValueError(
-                f"the mask has size {[image.height, image.width]}; expected [height, width] = {[height, width]} of "
-                "its frame"
+                f"the mask has colours ({image.mode}); expected a palette or grey PNG whose values are the objects: "
+                "save it so, with 0 as the background"
             )
-        values = np.asarray(image)
-        void = _PALETTE_VOID if image.mode == "P" else _MOTS_VOID
-    objects = sorted({int(value) for value in np.unique(values)} - {0, void})
-    return {value: rle_codec.encode(np.asfortranarray(values == value, dtype=np.uint8)) for value in objects}
+        has_palette = image.mode == "P"
+        values = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
+    size = _size([frame])
+    expected = [size.get("height"), size.get("width")]
+    if size and list(values.shape) != expected:
+        raise ValueError(
+            f"the mask has size {list(values.shape)}; expected [height, width] = {expected} of its frame"
+            f"{turned_note(frame, expected, values.shape)}"
+        )
+    objects = sorted(set(np.unique(values).tolist()) - {0})
+    if is_mots:
+        objects = [value for value in objects if value != _MOTS_VOID]
+        strange = [value for value in objects if value < 1000]
+        if strange:
+            raise ValueError(f"the mask has the value {strange[0]}; expected 1000 * category + object, as of MOTS")
+    elif not has_palette:
+        _refuse_interpolation(values, objects)
+    masks = {value: np.asfortranarray(values == value, dtype=np.uint8) for value in objects}
+    return {
+        _VOID if has_palette and value == _PALETTE_VOID else value: rle_codec.encode(mask)
+        for value, mask in masks.items()
+    }
 
 
-def _tracks_of(frames: list[dict[int, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+def _refuse_interpolation(values: np.ndarray, objects: list[int]) -> None:
+    """Refuse grey levels that come from resizing or blurring: rims between 0 and the brightest, without an inside."""
+    if len(objects) < 2 or objects[-1] < _BRIGHT:
+        return
+    padded = np.pad(values, 1)
+    around = [np.roll(padded, step, axis)[1:-1, 1:-1] for axis in (0, 1) for step in (1, -1)]
+    inside = np.logical_and.reduce([side == values for side in around])
+    touching = np.logical_or.reduce([(side != values) & (side != 0) for side in around])
+    rims = np.setdiff1d(objects, np.unique(values[inside]))
+    if 2 * len(rims) >= len(objects) and touching[np.isin(values, rims)].mean() > 0.5:
+        raise ValueError(
+            f"the mask has {len(objects)} grey levels, {len(rims)} of them only as rims of others, as after resizing "
+            "or blurring; expected one value for each object: make it anew with the nearest value (Image.NEAREST), or "
+            "at the size of the frame"
+        )
+
+
+def _tracks_of(frames: list[dict[int, dict[str, Any]]], is_mots: bool) -> Iterator[dict[str, Any]]:
     """The annotations, without ids, of the masks of all frames."""
     for value in sorted(set().union(*frames)):
         yield {
-            "category_id": value // 1000 if value >= 1000 else 1,
+            "category_id": value // 1000 if is_mots else 1,
             "iscrowd": False,
             "segmentations": [objects.get(value) for objects in frames],
         }

@@ -16,6 +16,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 _ORIENTATION = 0x0112  # EXIF
 _SIDEWAYS = (5, 6, 7, 8)  # its values that swap height and width
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_TEXTS, _PNG_PROFILE = (b"tEXt", b"zTXt", b"iTXt"), b"Raw profile type exif"
 _TWELVE_BITS = 2**12
 _SIXTEEN_BITS = 2**16
 
@@ -86,6 +88,8 @@ def image_size(image: "str | PathLike | BinaryIO | PIL.Image.Image") -> tuple[in
         if picture.mode.startswith(("I", "F")):
             return _frame(picture).shape[:2]  # only the pixels tell whether it can be used
         size = picture.height, picture.width
+        if picture.format == "PNG" and not _tells_orientation(picture):
+            return size
         return size[::-1] if orientation_of(picture) in _SIDEWAYS else size
 
 
@@ -93,6 +97,23 @@ def orientation_of(image: "PIL.Image.Image") -> int:
     """The EXIF orientation of an open image, 1 to 8; 1, upright, where there is none or a wrong one."""
     orientation = image.getexif().get(_ORIENTATION, 1)
     return orientation if orientation in range(1, 9) else 1
+
+
+def _tells_orientation(png: "PIL.Image.Image") -> bool:
+    """Whether a PNG has EXIF at all, which may come after the pixels: Pillow would decode these to look for it."""
+    file = getattr(png, "fp", None)
+    if file is None:
+        return True
+    place = file.tell()
+    file.seek(len(_PNG_SIGNATURE))
+    found = False
+    while not found and len(header := file.read(8)) == 8:
+        start = file.tell()
+        kind = header[4:]
+        found = kind == b"eXIf" or (kind in _PNG_TEXTS and file.read(len(_PNG_PROFILE)) == _PNG_PROFILE)
+        file.seek(start + int.from_bytes(header[:4], "big") + 4)  # behind its content and its checksum
+    file.seek(place)
+    return found
 
 
 def _numbers(image: "PIL.Image.Image") -> range:

@@ -5,6 +5,7 @@ the place of every annotation known, those of one video are read back from the f
 be sorted, copied or kept.
 """
 
+import io
 import json
 import re
 from codecs import BOM_UTF8
@@ -45,7 +46,7 @@ def scan_json(path: str | Path) -> Iterator[Element]:
     Raises:
         ValueError: when the file is not JSON, ends too early, or holds no object.
     """
-    with open(path, "rb") as file:
+    with open_json(path) as file:
         window = _Window(file, path)
         if window.peek() == "[":
             raise ValueError(
@@ -81,9 +82,54 @@ def _scan_list(window: "_Window", section: str) -> Iterator[Element]:
 
 
 def read_element(file: BinaryIO, start: int, stop: int) -> Any:
-    """The value that lies at the bytes `start` to `stop` of a file opened in binary mode."""
+    """
+    The value that lies at the bytes `start` to `stop` of a file of [`open_json`].
+
+    Raises:
+        ValueError: when it is not UTF-8.
+    """
     file.seek(start)
-    return json.loads(file.read(stop - start))
+    return json.loads(decode(file.read(stop - start), start))
+
+
+def open_json(path: str | Path) -> BinaryIO:
+    """
+    A file of JSON in bytes of UTF-8, whatever Unicode it is written in. All of it is in memory if that is UTF-16 or
+    UTF-32, as some programs of Windows write.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        ValueError: when it is cut within a character.
+    """
+    file = open(path, "rb")
+    encoding = json.detect_encoding(file.read(4))
+    file.seek(0)
+    if encoding.startswith("utf-8"):
+        return file
+    with file:
+        try:
+            return io.BytesIO(file.read().decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass"))
+        except UnicodeError as error:
+            raise ValueError(
+                f"{path} seems to be {encoding.upper()}, but is not ({error}); save it in UTF-8"
+            ) from error
+
+
+def decode(content: bytes, start: int = 0) -> str:
+    """
+    Bytes of UTF-8, with a byte order mark or without, which begin at byte `start` of a file.
+
+    Raises:
+        ValueError: when they are in another encoding, of which there is no telling.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        near = content[max(error.start - 20, 0) : error.start + 20].decode("latin-1")
+        raise ValueError(
+            f"byte {start + error.start} is not UTF-8, near {near!r}; expected JSON in UTF-8: save the file in this "
+            "encoding (it may be in that of Windows, or Latin-1)"
+        ) from error
 
 
 class _Window:
@@ -135,7 +181,9 @@ class _Window:
                 place = self.offset + error.pos
                 if not cut or not self._extend():
                     raise self.error(error.msg, place) from None
-            except (ValueError, RecursionError) as error:
+            except RecursionError:
+                raise self.error("it is nested too deeply") from None
+            except ValueError as error:
                 raise self.error(str(error)) from None
             else:
                 # A number may go on behind the window.

@@ -1,5 +1,6 @@
 """Where the published datasets, and the code written for them, keep annotation files, masks and frames."""
 
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -7,7 +8,10 @@ from typing import NamedTuple
 
 from transformers.utils import logging
 
-from .video_io import IMAGE_SUFFIXES, natural_key
+from ..rle import excerpt
+from .frames import OutsideError, below, frame_path, last_parts, parts_of
+from .images import IMAGE_SUFFIXES
+from .video_io import natural_key
 
 logger = logging.get_logger(__name__)
 
@@ -72,39 +76,66 @@ def existing_frames_dir(frames_dir: str | Path) -> Path:
     return Path(frames_dir)
 
 
-def find_frames_dir(
-    annotations: Path, file_names: Sequence[str], frames_dir: str | Path | None = None, split: str | None = None
-) -> Path:
+class FoundFrames(NamedTuple):
+    """Where the frames of an annotation file are.
+
+    Attributes:
+        frames_dir: the folder.
+        dropped: how many folders at the beginning of every name are not there; None where names are relative to
+            `frames_dir` as they are.
     """
-    The folder that `file_names` are relative to, for an annotation file.
+
+    frames_dir: Path
+    dropped: int | None = None
+
+
+def find_frames(
+    annotations: Path,
+    file_names: Sequence[str],
+    frames_dir: str | Path | None = None,
+    split: str | None = None,
+    allow_outside: bool = False,
+) -> FoundFrames:
+    """
+    The folder that `file_names` are relative to, for an annotation file. Names of another machine, or with folders
+    that are not here, are found by their last parts.
 
     Args:
         annotations: the JSON file.
         file_names: a few frames of the file; the first folder that has one of them is the one.
         frames_dir: where to look; around the file by default.
         split: tried before the others; told by the file's name by default.
+        allow_outside: whether names may lead out of the folder.
 
     Raises:
         FileNotFoundError: when `frames_dir` does not exist, or no known layout has the frames.
     """
-    if frames_dir is not None:
-        frames_dir = existing_frames_dir(frames_dir)
-        chosen = _first_with(list(_below(frames_dir, split)), file_names)
-        if chosen is None and file_names:
-            logger.warning(f"{frames_dir} does not have {file_names[0]}, the first frame of {annotations}.")
-        return chosen or frames_dir
     hint = split or split_of_file(annotations)
-    candidates = [place for root in (annotations.parent, annotations.parent.parent) for place in _below(root, hint)]
-    chosen = _first_with(candidates, file_names)
-    if chosen is None:
-        if not file_names:
-            return annotations.parent
-        raise FileNotFoundError(
-            f"the frames of {annotations} were not found: no folder around it has {file_names[0]!r} (looked in "
-            f"{', '.join(map(str, dict.fromkeys(candidates[:4])))}, ...); pass frames_dir, the folder that this name "
-            "is relative to"
+    if frames_dir is not None:
+        roots = [existing_frames_dir(frames_dir)]
+    else:
+        roots = [annotations.parent, annotations.parent.parent]
+    candidates = list(dict.fromkeys(place for root in roots for place in _below(root, hint)))
+    found = _first_with([place for place in candidates if place.is_dir()], file_names, allow_outside)
+    if found is not None:
+        return found
+    if not file_names:
+        return FoundFrames(roots[0])
+    parts = parts_of(file_names[0])
+    shorter = ["/".join(parts[start:]) for start in range(len(parts))]
+    shorter = ", ".join(excerpt(name) for name in shorter if name != file_names[0])
+    tried = f", nor what it ends with, {shorter}" if shorter else ""
+    if frames_dir is not None:
+        logger.warning(
+            f"{frames_dir} does not have {excerpt(file_names[0])}, the first frame of {annotations}{tried}: correct "
+            "the names, or pass another frames_dir."
         )
-    return chosen
+        return FoundFrames(roots[0])
+    raise FileNotFoundError(
+        f"the frames of {annotations} were not found: no folder around it has {excerpt(file_names[0])} (looked in "
+        f"{', '.join(map(str, candidates[:4]))}, ...){tried}; pass frames_dir, the folder that this name is relative "
+        "to"
+    )
 
 
 def _below(root: Path, split: str | None) -> Iterator[Path]:
@@ -121,8 +152,24 @@ def _below(root: Path, split: str | None) -> Iterator[Path]:
     yield root
 
 
-def _first_with(candidates: Sequence[Path], file_names: Sequence[str]) -> Path | None:
-    return next((place for place in candidates if any((place / name).is_file() for name in file_names)), None)
+def _first_with(candidates: Sequence[Path], file_names: Sequence[str], allow_outside: bool) -> FoundFrames | None:
+    def is_there(place: Path, name: str) -> bool:
+        try:
+            return os.path.isfile(frame_path(place, below(place, name)))
+        except OutsideError:
+            return allow_outside and os.path.isfile(os.path.join(place, name))
+
+    for place in candidates:
+        if any(is_there(place, name) for name in file_names):
+            return FoundFrames(place)
+    for dropped in range(max((len(parts_of(name)) for name in file_names), default=0)):
+        names = [last_parts(name, dropped) for name in file_names]
+        if len(set(names)) < len(set(file_names)):  # different frames would become one
+            break
+        for place in candidates:
+            if 2 * sum(is_there(place, name) for name in names) > len(names):
+                return FoundFrames(place, dropped)
+    return None
 
 
 class MaskFolders(NamedTuple):

@@ -5,7 +5,9 @@ asked for. Masks stay compressed, frames stay image files until [`embed_frames`]
 """
 
 import hashlib
+import io
 import json
+import os
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from transformers.utils import logging
 
 from .formats import locate, open_source
+from .frames import OutsideError, frame_path
+from .images import ImageError, read_image
 from .validation import CheckedRows, frame_problems, place_of
 
 if TYPE_CHECKING:
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 # Part of the name of prepared files: count up with every change of what is in them.
-_VERSION = 2
+_VERSION = 3
 _ROWS_AT_ONCE = 64  # videos; bounds the memory of preparation
 _EMBEDDED_AT_ONCE = 8  # videos with all their frames
 _WAYS_OUT = (
@@ -38,6 +42,8 @@ def load_vis_dataset(
     on_error: str = "raise",
     *,
     check_frames: bool = False,
+    allow_outside: bool = False,
+    tracks: bool | None = None,
     cache_dir: str | Path | None = None,
 ) -> "Dataset":
     """
@@ -45,7 +51,8 @@ def load_vis_dataset(
 
     - YouTube-VIS 2019, 2021 and 2022, and OVIS: a JSON file of videos and annotations of whole videos;
     - COCO stills: every image becomes a video of one frame;
-    - COCO video: images with `video_id` and `frame_id`, annotations with `instance_id` (or `track_id`);
+    - COCO video: images with `video_id` and `frame_id`, annotations with `instance_id` (or `track_id`, `object_id`, or
+      one of these in `attributes`, as CVAT writes it); without `video_id`, see `tracks`;
     - mask PNGs: the folder of DAVIS, YouTube-VOS or MOTS, any folder of videos with frames (jpg) and masks (palette
       png) side by side, or one such video. Only the frames that have a mask form the video.
 
@@ -54,12 +61,19 @@ def load_vis_dataset(
     Args:
         annotations: the JSON file, the folder of masks, or the folder of a dataset in one of its known layouts.
         frames_dir: the folder that file names are relative to. By default it is found around the annotations, in any
-            layout that has been in use; the log says where.
+            layout that has been in use; the log says where. Names of another machine, with backslashes, or with
+            folders that are not here are found by their last parts.
         split: `"train"`, `"validation"` or `"test"`: which file of a folder, which list of DAVIS (`ImageSets`), and
             which frames are tried first. By default the file's name tells.
         on_error: `"raise"` refuses data with an error in the words of `python -m transformers_msstsvis.data.validate`;
             `"skip"` leaves out the annotations and videos that have one, and logs how many.
         check_frames: open every frame: it must be there, readable, and of the size the file says.
+        allow_outside: take frames from anywhere, for annotation files that you trust: complete paths, `..`, and links
+            out of `frames_dir`. The `frames_dir` of such a video is the folder that holds all its frames. Otherwise
+            no frame is read that is not below `frames_dir`, here and wherever the dataset is used.
+        tracks: whether the images of a COCO file without `video_id`, but with identities of objects, are frames of
+            videos, one for each folder, in the order of the numbers in their names. By default they are if the
+            identities recur and the order is plain; the log says so either way.
         cache_dir: for prepared files; the cache of `datasets` by default.
 
     Returns:
@@ -82,17 +96,17 @@ def load_vis_dataset(
     cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "transformers_msstsvis"
     files = [path] if folders is None else folders.files()
     given = None if frames_dir is None else str(Path(frames_dir).absolute())
-    key = _fingerprint(files, str(path.absolute()), given, split, on_error)
+    key = _fingerprint(files, str(path.absolute()), given, split, on_error, str((allow_outside, tracks)))
     summary = cache / f"{key}.json"
     # The file itself is read only if there is no summary from when it was prepared.
     checked = None
     known = _read_summary(summary)
     if known is None:
-        checked = _open(annotations, frames_dir, split)
+        checked = _open(annotations, frames_dir, split, allow_outside, tracks)
         known = _summary_of(checked)
     try:
         dataset = datasets.Dataset.from_generator(
-            lambda: _rows(checked or _open(annotations, frames_dir, split), on_error, summary),
+            lambda: _rows(checked or _open(annotations, frames_dir, split, allow_outside, tracks), on_error, summary),
             features=_features(known["categories"]),
             cache_dir=str(cache),
             split=datasets.Split(known["split"] or "train"),
@@ -107,16 +121,21 @@ def load_vis_dataset(
     return _with_usable_frames(dataset, path, on_error) if check_frames else dataset
 
 
-def _open(annotations: str | Path, frames_dir: str | Path | None, split: str | None) -> CheckedRows:
-    source = open_source(annotations, frames_dir, split)
+def _open(
+    annotations: str | Path,
+    frames_dir: str | Path | None,
+    split: str | None,
+    allow_outside: bool,
+    tracks: bool | None,
+) -> CheckedRows:
+    source = open_source(annotations, frames_dir, split, allow_outside, tracks)
     if source.frames_dir is None:
         raise FileNotFoundError(source.problems[-1].message)
     return CheckedRows(source)
 
 
 def _rows(checked: CheckedRows, on_error: str, summary: Path) -> Iterator[dict[str, Any]]:
-    remarks = []
-    frames_dir = _summary_of(checked)["frames_dir"]
+    remarks, videos = [], 0
     for row, problems in checked:
         for problem in problems:
             if problem.is_error and on_error == "raise":
@@ -124,8 +143,14 @@ def _rows(checked: CheckedRows, on_error: str, summary: Path) -> Iterator[dict[s
             if not problem.is_error and problem.annotation is None:
                 remarks.append(str(problem))
         if row is not None:
+            videos += 1
             labels = sorted({annotation["label"] for annotation in row["annotations"]})
-            yield {**row, "frames_dir": frames_dir, "categories": labels}
+            yield {**row, "categories": labels}
+    if not videos:
+        raise ValueError(
+            f"{checked.source.path} has {len(checked.source)} videos, none of them without errors; expected one at "
+            f"least\n{_WAYS_OUT}"
+        )
     left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(checked.left_out.items()) if count)
     if left_out:
         remarks.append(f"{checked.source.path}: left out {left_out} with errors")
@@ -261,6 +286,7 @@ def embed_frames(dataset: "Dataset") -> "Dataset":
 
     Raises:
         FileNotFoundError: when a frame is missing.
+        ValueError: when a frame is not below `frames_dir` (see [`load_vis_dataset`]), or is no image that can be read.
     """
     from datasets import Features, Image, List
 
@@ -279,9 +305,16 @@ def _with_frames(row: dict[str, Any]) -> dict[str, Any]:
         return {"frames": row["frames"]}
     frames = []
     for frame, name in enumerate(row["file_names"]):
-        path = Path(row["frames_dir"], name)
-        if not path.is_file():
-            place = place_of({"id": row["video_id"], **row}, 0)
-            raise FileNotFoundError(f"video {place}, frame {frame} ({name}): the frame is missing; expected {path}")
-        frames.append({"bytes": path.read_bytes(), "path": name})
+        place = f"video {place_of({'id': row['video_id'], **row}, 0)}, frame {frame} ({name})"
+        try:
+            path = frame_path(row["frames_dir"], name)
+            if not os.path.isfile(path):
+                raise FileNotFoundError(f"{place}: the frame is missing; expected {path}")
+            content = path.read_bytes()
+            read_image(io.BytesIO(content))
+        except OutsideError as error:
+            raise ValueError(f"{place}: {error}") from error
+        except ImageError as error:
+            raise ValueError(f"{place}: {path} cannot be read: {error}") from error
+        frames.append({"bytes": content, "path": name})
     return {"frames": frames, "frames_dir": None}

@@ -19,12 +19,15 @@ def validate(
     split: str | None = None,
     fix: str | Path | None = None,
     decode: bool = False,
+    allow_outside: bool = False,
+    tracks: bool | None = None,
 ) -> int:
     """
     Print every problem with its place, then a line with their number.
 
     Args:
-        annotations, frames_dir, split: as of [`~transformers_msstsvis.data.loading.load_vis_dataset`].
+        annotations, frames_dir, split, allow_outside, tracks: as of
+            [`~transformers_msstsvis.data.loading.load_vis_dataset`].
         fix: file for a repaired copy, in YouTube-VIS format whatever the input. Keys that
             [`~transformers_msstsvis.data.loading.load_vis_dataset`] does not read are not copied.
         decode: read the frames completely, not only their headers.
@@ -36,7 +39,7 @@ def validate(
         FileNotFoundError, ValueError: when the annotations can't be read at all.
         ValueError: when `fix` is the annotation file itself.
     """
-    source = open_source(annotations, frames_dir, split)
+    source = open_source(annotations, frames_dir, split, allow_outside, tracks)
     if fix is not None and Path(fix).resolve() == source.path.resolve():
         raise ValueError(f"{fix} is the annotation file itself; give another name for the repaired copy")
     checked = CheckedRows(source, check_frames=True, decode=decode, repair=fix is not None)
@@ -89,9 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", help="train, validation or test, for the folder of a whole dataset")
     parser.add_argument("--fix", type=Path, metavar="OUT", help="write a repaired copy in YouTube-VIS format")
     parser.add_argument("--decode", action="store_true", help="read the frames completely, not only their headers")
+    parser.add_argument("--allow_outside", action="store_true", help="frames may lie outside of their folder")
+    parser.add_argument("--tracks", choices=["yes", "no"], help="whether the images of a COCO file are videos")
     options = parser.parse_args(arguments)
+    tracks = None if options.tracks is None else options.tracks == "yes"
+    settings = (options.frames, options.split, options.fix, options.decode, options.allow_outside, tracks)
     try:
-        return int(validate(options.file, options.frames, options.split, options.fix, options.decode) > 0)
+        return int(validate(options.file, *settings) > 0)
     except (FileNotFoundError, ValueError) as error:
         print(error)
         return 1

@@ -1,20 +1,22 @@
 """The checks of annotations, made by loading and by `python -m transformers_msstsvis.data.validate` alike."""
 
-import math
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from pycocotools import mask as rle_codec
 
-from ..rle import MAX_SIDE, count_pixels, excerpt, read_mask
-from .formats import IMAGE_ERRORS, Problem, Record, Source, integer, name_of, place_of
+from ..rle import MAX_SIDE, count_pixels, counts_message, excerpt, read_mask, split_fragments
+from .fields import area_problem, category_problem, is_number, is_text, iscrowd_problem, listed
+from .formats import Problem, Record, Source, integer, name_of, place_of
+from .frames import OutsideError, common_folder, frame_path, turned_note
+from .images import ImageError, image_size, read_image
 
 _LEFT_OUT = "left out"
-_MAX_LISTED = 5  # ids in one message
+_LONGEST_NAME = 4096  # characters; no system has longer paths
 
 
 def read_categories(source: Source) -> tuple[list[dict[str, Any]], list[Problem]]:
@@ -29,7 +31,7 @@ def read_categories(source: Source) -> tuple[list[dict[str, Any]], list[Problem]
         where = f"category {name_of(entry, position)}"
         identifier = integer(entry.get("id")) if isinstance(entry, dict) else None
         name = entry.get("name") if isinstance(entry, dict) else None
-        if identifier is None or not isinstance(name, str) or not name:
+        if identifier is None or not is_text(name) or not name:
             found.error(f"{where} is {excerpt(entry)}; expected an object with an integer id and a name")
             continue
         if identifier in categories:
@@ -37,17 +39,19 @@ def read_categories(source: Source) -> tuple[list[dict[str, Any]], list[Problem]
             continue
         if name in names:
             unique = f"{name} ({identifier})"
-            found.error(f"{where} has the name {name!r} of another one; expected unique names", f"named {unique!r}")
+            found.error(
+                f"{where} has the name {excerpt(name)} of another one; expected unique names", f"named {unique!r}"
+            )
             name = unique
         names.add(name)
         categories[identifier] = {"id": identifier, "name": name}
-        if isinstance(entry.get("supercategory"), str):
+        if is_text(entry.get("supercategory")):
             categories[identifier]["supercategory"] = entry["supercategory"]
     ids = sorted(categories)
     if not ids and source.labelled:
         found.error("there are no categories; expected a list of objects with id and name", "not repaired")
     if ids != list(range(1, len(ids) + 1)):
-        found.remark(f"category ids are {_listed(ids)}, not 1 to {len(ids)}; they are kept, labels count from 0")
+        found.remark(f"category ids are {listed(ids)}, not 1 to {len(ids)}; they are kept, labels count from 0")
     return [categories[identifier] for identifier in ids], found.problems
 
 
@@ -65,7 +69,7 @@ def frame_problems(
     """
     size = [video["height"], video["width"]]
     messages = {
-        frame: _frame_message(frames_dir / name, size, decode) for frame, name in enumerate(video["file_names"])
+        frame: _frame_message(frames_dir, name, size, decode) for frame, name in enumerate(video["file_names"])
     }
     return {
         frame: Problem(message, file, place, frame=_frame_name(video, frame))
@@ -74,18 +78,20 @@ def frame_problems(
     }
 
 
-def _frame_message(path: Path, size: list[int], decode: bool) -> str | None:
-    if not path.is_file():
+def _frame_message(frames_dir: Path, name: str, size: list[int], decode: bool) -> str | None:
+    try:
+        path = frame_path(frames_dir, name)
+    except OutsideError as error:
+        return str(error)
+    if not os.path.isfile(path):
         return f"the frame is missing; expected {path}"
     try:
-        with Image.open(path) as image:
-            given = [image.height, image.width]
-            if decode:
-                image.load()
-    except IMAGE_ERRORS as error:
+        given = list(read_image(path).shape[:2]) if decode else list(image_size(path))
+    except ImageError as error:
         return f"the frame cannot be read: {error}"
     if given != size:
-        return f"the frame has size {given}; expected [height, width] = {size} of the video"
+        message = f"the frame has size {given}; expected [height, width] = {size} of the video"
+        return message + turned_note(path, given, size)
     return None
 
 
@@ -105,8 +111,8 @@ class CheckedRows:
 
     Attributes:
         categories: as of [`read_categories`].
-        left_out: how many videos, annotations and frames were left out so far. Annotations of videos that were left
-            out do not count.
+        left_out: how many videos, annotations, frames and parts of masks were left out so far. Annotations of videos
+            that were left out do not count.
     """
 
     def __init__(self, source: Source, *, check_frames: bool = False, decode: bool = False, repair: bool = False):
@@ -118,6 +124,9 @@ class CheckedRows:
         self._video_ids: set[int] = set()
         self._annotation_ids: set[int] = set()
         self._crowds: list[int] = []
+        self._only_boxes: list[int] = []
+        self._given_names: dict[str, str] = {}  # of frames, by those that are used
+        self._masked = 0
         self.left_out: Counter[str] = Counter(annotations=source.unused)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any] | None, list[Problem]]]:
@@ -148,8 +157,12 @@ class CheckedRows:
             found.remark("there are no labels (annotations missing or null); every video has zero annotations")
         elif not self._annotation_ids:
             found.remark("there are no annotations; every video has zero")
+        if self._annotation_ids and not self._masked:
+            found.remark("no annotation has a mask; training needs masks, and evaluation finds nothing")
+        elif self._only_boxes:
+            found.remark(f"boxes without a mask, which training leaves out: annotations {listed(self._only_boxes)}")
         if self._crowds:
-            found.remark(f"crowds (iscrowd), which are kept and marked: annotations {_listed(self._crowds)}")
+            found.remark(f"crowds (iscrowd), which are kept and marked: annotations {listed(self._crowds)}")
         if 0 in self._annotation_ids:
             found.remark("an annotation has id 0, which the official evaluation never matches; count from 1")
         return found.problems
@@ -162,8 +175,9 @@ class CheckedRows:
         if video is None:
             return None, [*record.problems, *found.problems]
         bad_frames: dict[int, Problem] = {}
-        if self.check_frames and self.source.frames_dir is not None:
-            bad_frames = frame_problems(video, self.source.frames_dir, self.source.path, found.video, self.decode)
+        if self.check_frames and video["frames_dir"] is not None:
+            folder = Path(video["frames_dir"])
+            bad_frames = frame_problems(video, folder, self.source.path, found.video, self.decode)
         some_left = self.repair and len(bad_frames) < video["length"]
         remedy = "frame taken out of the video" if some_left else None
         problems = [*record.problems, *found.problems, *(replace(bad, remedy=remedy) for bad in bad_frames.values())]
@@ -176,6 +190,8 @@ class CheckedRows:
             annotation = self._annotation(entry, video, found_here)
             problems += found_here.problems
             lost += annotation is None
+            parts = sum(problem.is_part for problem in found_here.problems)
+            self.left_out["parts of masks"] += parts if annotation is not None else 0
             annotations += [] if annotation is None else [annotation]
         if found.fatal or (bad_frames and not some_left):
             return None, problems
@@ -184,8 +200,7 @@ class CheckedRows:
         self._crowds += [annotation["id"] for annotation in annotations if annotation["iscrowd"]]
         row = {
             "video_id": video["id"],
-            **{key: video[key] for key in ("height", "width", "length", "file_names")},
-            "frames_dir": None if self.source.frames_dir is None else str(self.source.frames_dir),
+            **{key: video[key] for key in ("height", "width", "length", "file_names", "frames_dir")},
             "annotations": annotations,
         }
         if bad_frames:
@@ -200,23 +215,50 @@ class CheckedRows:
             return None
         identifier = integer(entry.get("id"))
         if identifier is None:
-            found.error(f"the video has id {entry.get('id')!r}; expected an integer")
+            found.error(f"the video has id {excerpt(entry.get('id'))}; expected an integer")
         elif identifier in self._video_ids:
             found.error("another video has this id; expected unique ids")
         self._video_ids.add(identifier)
         names = entry.get("file_names")
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        if not isinstance(names, list) or not names or not all(map(_is_name, names)):
             found.error(f"file_names is {excerpt(names)}; expected a list with the name of each frame")
             return None
         length = entry.get("length", len(names))
         if length != len(names):
-            found.error(f"length is {length!r}, but there are {len(names)} file_names", f"length is {len(names)}")
+            found.error(
+                f"length is {excerpt(length)}, but there are {len(names)} file_names", f"length is {len(names)}"
+            )
         size = [integer(entry.get(key)) for key in ("height", "width")]
         if not all(side is not None and 0 < side <= MAX_SIDE for side in size):
-            given = {key: entry.get(key) for key in ("height", "width")}
+            given = excerpt({key: entry.get(key) for key in ("height", "width")})
             found.error(f"the size is {given}; expected height and width in pixels, up to {MAX_SIDE}")
             return None
-        return {"id": identifier, "height": size[0], "width": size[1], "length": len(names), "file_names": names}
+        try:
+            folder, names = self._frames(names)
+        except ValueError as error:
+            found.error(f"file_names has {error}")
+            return None
+        video = {"id": identifier, "height": size[0], "width": size[1], "length": len(names), "file_names": names}
+        return {**video, "frames_dir": folder}
+
+    def _frames(self, given: list[str]) -> tuple[str | None, list[str]]:
+        """The folder of a video's frames, complete so that it holds from any working directory, and their names."""
+        folder = self.source.frames_dir
+        if folder is None:
+            return None, given
+        if self.source.allow_outside:
+            folder, names = common_folder(folder, given)
+            return str(folder.absolute()), names
+        names = [self.source.frame_name(name) for name in given]
+        if self.source.dropped is not None:
+            for name, short in zip(given, names, strict=True):
+                other = self._given_names.setdefault(short, name)
+                if other != name:
+                    raise ValueError(
+                        f"{name!r} and {other!r}, which both would be {short!r} below {folder}; pass frames_dir, the "
+                        "folder that they are relative to"
+                    )
+        return str(folder.absolute()), names
 
     def _annotation(self, entry: Any, video: dict[str, Any], found: "_Findings") -> dict[str, Any] | None:
         if not isinstance(entry, dict):
@@ -224,21 +266,30 @@ class CheckedRows:
             return None
         category_id = integer(entry.get("category_id"))
         if category_id not in self._label:
-            given, known = entry.get("category_id"), _listed(sorted(self._label))
-            found.error(f"category_id is {given!r}; expected one of the categories of the file ({known})")
-        iscrowd = entry.get("iscrowd") or 0
-        if not isinstance(iscrowd, bool | int | float) or iscrowd not in (0, 1):
-            found.error(f"iscrowd is {iscrowd!r}; expected 0 or 1")
+            found.error(category_problem(entry.get("category_id"), self._label))
+        iscrowd = entry.get("iscrowd")
+        if (problem := iscrowd_problem(iscrowd)) is not None:
+            found.error(problem)
         masks = _read_segmentations(entry, video, found)
-        occlusion = _per_frame(
-            entry, "occlusion", video["length"], lambda label: isinstance(label, str), found, "removed"
-        )
         identifier = self._identifier(entry, found)
-        bboxes = _per_frame(entry, "bboxes", video["length"], _is_box, found, "computed from the masks")
-        areas = _per_frame(entry, "areas", video["length"], _is_number, found, "computed from the masks")
+        occlusion = _per_frame(entry, "occlusion", video, found, "removed")
+        bboxes = _per_frame(entry, "bboxes", video, found, "computed from the masks")
+        areas = _per_frame(entry, "areas", video, found, "computed from the masks")
         if masks is None or found.fatal:
             return None
         self._annotation_ids.add(identifier)
+        if any(masks):
+            self._masked += 1
+        elif any(bboxes or ()):
+            self._only_boxes.append(identifier)
+        else:
+            # Legal: the official evaluation counts it as an object that is missed.
+            given = any(entry["segmentations"])
+            found.remark(
+                "its masks have no pixel in any frame"
+                if given
+                else "segmentations is null in every frame; expected a mask in one at least"
+            )
         return {
             "id": identifier,
             "category_id": category_id,
@@ -257,7 +308,7 @@ class CheckedRows:
         self._last_id += 1
         remedy = f"id is {self._last_id}"
         if identifier is None:
-            found.error(f"id is {entry.get('id')!r}; expected an integer", remedy)
+            found.error(f"id is {excerpt(entry.get('id'))}; expected an integer", remedy)
         else:
             found.error("another annotation has this id; expected unique ids", remedy)
         return self._last_id
@@ -270,8 +321,9 @@ class _Findings:
         self.file, self.video, self.annotation, self.repair = file, video, annotation, repair
         self.problems: list[Problem] = []
 
-    def error(self, message: str, remedy: str | None = None, frame: str | None = None) -> None:
-        self.problems.append(Problem(message, self.file, self.video, self.annotation, frame, remedy=remedy))
+    def error(self, message: str, remedy: str | None = None, frame: str | None = None, is_part: bool = False) -> None:
+        place = (self.file, self.video, self.annotation, frame)
+        self.problems.append(Problem(message, *place, remedy=remedy, is_part=is_part))
 
     def remark(self, message: str) -> None:
         self.problems.append(Problem(message, self.file, self.video, self.annotation, is_error=False))
@@ -279,7 +331,10 @@ class _Findings:
     @property
     def fatal(self) -> bool:
         """Whether the entry has to be left out."""
-        return any(problem.is_error and not (self.repair and problem.remedy) for problem in self.problems)
+        return any(
+            problem.is_error and not problem.is_part and not (self.repair and problem.remedy)
+            for problem in self.problems
+        )
 
 
 def _read_segmentations(entry: dict[str, Any], video: dict[str, Any], found: _Findings) -> list[dict | None] | None:
@@ -297,28 +352,28 @@ def _read_segmentations(entry: dict[str, Any], video: dict[str, Any], found: _Fi
     masks: list[dict | None] = []
     broken = False
     for frame, segmentation in enumerate(given[:length]):
+        whole, fragments = split_fragments(segmentation)
+        for fragment in fragments:
+            message = f"the mask has a polygon of less than three corners, {excerpt(fragment)}; expected no such part"
+            found.error(message, "this part was left out", _frame_name(video, frame), is_part=True)
         try:
-            masks.append(_compressed(segmentation, video["height"], video["width"]))
+            masks.append(_compressed(whole, video["height"], video["width"]))
         except (ValueError, TypeError, OverflowError, KeyError, AttributeError) as error:
             found.error(str(error), frame=_frame_name(video, frame))
             masks.append(None)
             broken = True
     shown = [frame for frame, mask in enumerate(masks) if mask is not None]
     if not shown:
-        # Legal: the official evaluation counts it as an object that is missed.
-        found.remark("segmentations is null in every frame; expected a mask in one at least")
         return None if broken else masks
     areas, totals = count_pixels([masks[frame]["counts"] for frame in shown])
     pixels = video["height"] * video["width"]
     for frame, area, total in zip(shown, areas.tolist(), totals.tolist(), strict=True):
         if total != pixels:
-            message = f"the run lengths in the counts of the mask sum to {total}; expected height * width = {pixels}"
+            message = counts_message(total, video["height"], video["width"])
             found.error(message, frame=_frame_name(video, frame))
             broken = True
         elif area == 0:
             masks[frame] = None
-    if not any(masks):
-        found.remark("its masks have no pixel in any frame")
     return None if broken else masks
 
 
@@ -330,9 +385,9 @@ def _compressed(segmentation: Any, height: int, width: int) -> dict[str, Any] | 
     return {"size": [height, width], "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
 
 
-def _per_frame(entry: dict[str, Any], key: str, length: int, is_valid, found: _Findings, remedy: str) -> list | None:
+def _per_frame(entry: dict[str, Any], key: str, video: dict[str, Any], found: _Findings, remedy: str) -> list | None:
     """The list of a key with a value or null for each frame; None if there is none, or none to use."""
-    values = entry.get(key)
+    values, length = entry.get(key), video["length"]
     if values is None:
         return None
     if not isinstance(values, list) or len(values) != length:
@@ -340,20 +395,26 @@ def _per_frame(entry: dict[str, Any], key: str, length: int, is_valid, found: _F
         found.error(f"{key} {given}; expected {length}, one for each frame of the video", remedy)
         return None
     values = [None if value == [] else value for value in values]
-    wrong = next((frame for frame, value in enumerate(values) if value is not None and not is_valid(value)), None)
-    if wrong is not None:
-        expected = {"bboxes": "x, y, width and height", "areas": "a number", "occlusion": "a string"}[key]
-        found.error(f"{key} has {excerpt(values[wrong])}; expected {expected}, or null", remedy, str(wrong))
-        return None
+    for frame, value in enumerate(values):
+        problem = None if value is None else _problem_of_frame(key, value, video)
+        if problem is not None:
+            found.error(problem, remedy, str(frame))
+            return None
+    if key == "areas":
+        return [None if value is None else float(value) for value in values]
+    if key == "bboxes":
+        return [None if value is None else [float(number) for number in value] for value in values]
     return values
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+def _problem_of_frame(key: str, value: Any, video: dict[str, Any]) -> str | None:
+    if key == "areas":
+        return area_problem(value, video["height"], video["width"])
+    if key == "bboxes" and not (isinstance(value, list) and len(value) == 4 and all(map(is_number, value))):
+        return f"bboxes has {excerpt(value)}; expected x, y, width and height, or null"
+    if key == "occlusion" and not is_text(value):
+        return f"occlusion has {excerpt(value)}; expected a string, or null"
+    return None
 
 
 def _without_frames(row: dict[str, Any], frames: dict[int, Any]) -> dict[str, Any]:
@@ -374,10 +435,9 @@ def _without_frames(row: dict[str, Any], frames: dict[int, Any]) -> dict[str, An
     }
 
 
+def _is_name(value: Any) -> bool:
+    return is_text(value) and 0 < len(value) <= _LONGEST_NAME and "\0" not in value
+
+
 def _frame_name(video: dict[str, Any], frame: int) -> str:
     return f"{frame} ({video['file_names'][frame]})"
-
-
-def _listed(values: list[int]) -> str:
-    text = ", ".join(map(str, values[:_MAX_LISTED]))
-    return text if len(values) <= _MAX_LISTED else f"{text}, ... ({len(values)} in all)"

@@ -11,7 +11,6 @@ below a score of 0.001; servers take both, and null can only turn a possible mat
 import codecs
 import io
 import json
-import math
 import os
 import re
 import zipfile
@@ -22,7 +21,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..rle import count_pixels, excerpt
+from ..data.fields import score_problem
+from ..rle import count_pixels, counts_message, excerpt
 from .ytvis_map import read_json
 
 RESULTS_NAME = "results.json"
@@ -298,9 +298,9 @@ class _Checker:
             return [f"{name} has no {', '.join(missing)}; expected {', '.join(KEYS)}"]
         name = f"{name} (video {_shown(prediction['video_id'])})"
         problems = self._id_problems(name, prediction)
-        score = prediction["score"]
-        if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
-            problems.append(f"{name}: score is {_shown(score)}; expected a finite number")
+        problem = score_problem(prediction["score"])
+        if problem is not None:
+            problems.append(f"{name}: {problem}")
         return problems or self._mask_problems(name, prediction)
 
     def _id_problems(self, name: str, prediction: dict[str, Any]) -> list[str]:
@@ -341,10 +341,7 @@ class _Checker:
         _, totals = count_pixels([mask["counts"] for _, mask in shown])
         for (frame, _), total in zip(shown, totals.tolist(), strict=True):
             if total != size[0] * size[1]:
-                return [
-                    f"{name}, frame {frame}: the run lengths in the counts of the mask sum to {total}; expected "
-                    f"height * width = {size[0] * size[1]}: encode the mask of the whole frame again"
-                ]
+                return [f"{name}, frame {frame}: {counts_message(total, *size)}"]
         self.videos.setdefault(video_id, (*size, len(segmentations)))
         return []
 

@@ -30,7 +30,9 @@ import numpy as np
 from pycocotools import mask as mask_utils
 from transformers.utils import logging
 
-from ..rle import MAX_SIDE, count_pixels, excerpt, read_mask
+from ..data.fields import area_problem, category_problem, iscrowd_problem, score_problem
+from ..data.json_index import decode, open_json
+from ..rle import MAX_SIDE, count_pixels, counts_message, excerpt, read_mask
 
 logger = logging.get_logger(__name__)
 
@@ -209,7 +211,7 @@ class YtvisMeanAveragePrecision:
         else:
             known, categories = read_references(references)
 
-        grouped = _group_predictions(_read_json(predictions), known)
+        grouped = _group_predictions(_read_json(predictions), known, self._categories | categories)
         measured = {
             video_id: self._measure(known[video_id], grouped.get(video_id, []))
             for video_id in (known if references is not None else grouped)
@@ -270,16 +272,20 @@ class YtvisMeanAveragePrecision:
         occlusion_ranges = np.array(list(OCCLUSION_RANGES.values())[: None if self.ovis else 1])
         by_category = self._tracks_by_category(chosen)
 
+        # Those without ground truth need no place: of ten thousands of categories, few may occur.
+        counted = [
+            category_id
+            for category_id, videos in by_category.items()
+            if any(len(tracks.annotation_ids) for tracks in videos)
+        ]
         # (T, R, K, S, M), (T, K, S, M)
         num_ranges = len(area_ranges) * len(occlusion_ranges)
-        shape = (len(self.category_ids), num_ranges, len(self.max_detections))
+        shape = (len(counted), num_ranges, len(self.max_detections))
         precision = np.full((len(self.iou_thresholds), len(RECALL_THRESHOLDS), *shape), -1.0)
         recall = np.full((len(self.iou_thresholds), *shape), -1.0)
         scores = precision.copy()
-        for k, category_id in enumerate(self.category_ids):
+        for k, category_id in enumerate(counted):
             videos = by_category[category_id]
-            if not any(len(tracks.annotation_ids) for tracks in videos):
-                continue
             matches = [match_tracks(tracks, self.iou_thresholds, area_ranges, occlusion_ranges) for tracks in videos]
             for m, limit in enumerate(self.max_detections):
                 for s, curves in precision_recall(matches, limit).items():
@@ -290,8 +296,13 @@ class YtvisMeanAveragePrecision:
         precision, recall, scores = (
             array.reshape(*array.shape[:-2], *ranges, array.shape[-1]) for array in (precision, recall, scores)
         )
-        result = summarize(precision, recall, self.iou_thresholds, self.category_ids, self.max_detections)
+        result = summarize(precision, recall, self.iou_thresholds, counted, self.max_detections)
         if return_arrays:
+            places = np.searchsorted(self.category_ids, counted)
+            precision, recall, scores = (
+                _spread(array, places, len(self.category_ids), axis)
+                for array, axis in ((precision, 2), (recall, 1), (scores, 2))
+            )
             if not self.ovis:
                 precision, recall, scores = (array.squeeze(-2) for array in (precision, recall, scores))
             result |= {
@@ -382,9 +393,12 @@ def read_references(references: dict[str, Any] | Sequence[dict[str, Any]] | str 
     parts = [references] if isinstance(references, dict) else references
     videos: dict[Any, Reference] = {}
     category_ids: set = set()
+    listed: list[dict] = []
     stray = 0
     for part in parts:
         for key in ("videos", "annotations", "categories"):
+            if isinstance(part, dict) and not isinstance(part.get(key), list | tuple | None):
+                raise ValueError(f"ground truth has {key} {excerpt(part[key])}; expected a list of dicts")
             if not isinstance(part, dict) or part.get(key) is None:
                 hint = "labels of validation and test splits are not public; evaluate on a split with annotations"
                 raise ValueError(
@@ -414,6 +428,7 @@ def read_references(references: dict[str, Any] | Sequence[dict[str, Any]] | str 
             annotation_ids.add(annotation_id)
             if video_id in videos:
                 videos[video_id].annotations.append(annotation)
+                listed.append(annotation)
             else:
                 stray += 1
     if stray:
@@ -425,6 +440,11 @@ def read_references(references: dict[str, Any] | Sequence[dict[str, Any]] | str 
             raise ValueError(
                 f"{kind} ids of the ground truth have no order ({error}); expected all integers, or all strings"
             ) from error
+    for annotation in listed:
+        problem = category_problem(_identifier(annotation["category_id"]), category_ids)
+        problem = problem or iscrowd_problem(_identifier(annotation.get("iscrowd")))
+        if problem is not None:
+            raise ValueError(f"annotation {annotation['id']!r} of video {annotation['video_id']!r}: {problem}")
     return videos, category_ids
 
 
@@ -439,13 +459,19 @@ def read_json(path: str | Path) -> Any:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not JSON; the message names the file and the place.
     """
+    with open_json(path) as file:
+        content = file.read()
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        return json.loads(decode(content))
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply; expected annotations or results in JSON") from None
+    except ValueError as error:
         raise ValueError(f"{path} is not a JSON file: {error}; expected annotations or results in JSON") from error
 
 
-def _group_predictions(predictions: Any, known: dict[Any, Reference]) -> dict[Any, list[tuple[int, dict]]]:
+def _group_predictions(
+    predictions: Any, known: dict[Any, Reference], categories: set
+) -> dict[Any, list[tuple[int, dict]]]:
     """By video id, the predictions with their position in the list, for error messages."""
     if isinstance(predictions, dict) or not hasattr(predictions, "__iter__"):
         raise ValueError(
@@ -461,6 +487,11 @@ def _group_predictions(predictions: Any, known: dict[Any, Reference]) -> dict[An
                 f"prediction {position} is for video {video_id!r}, which the ground truth does not list (it has "
                 f"{len(known)} videos, e.g. {list(known)[:3]}); check that both are of the same data set and split"
             )
+        # Other integers are of categories that the ground truth lacks, and are left out.
+        category_id = _identifier(prediction["category_id"])
+        problem = category_problem(category_id, categories)
+        if problem is not None and not (type(category_id) is int and all(type(known) is int for known in categories)):
+            raise ValueError(f"prediction {position}: {problem}")
         grouped.setdefault(video_id, []).append((position, prediction))
     return grouped
 
@@ -515,7 +546,7 @@ def measure_video(
         name = f"annotation {annotation['id']!r} of video {video['id']!r}"
         for key in ("segmentations", "areas", "occlusion") if ovis else ("segmentations", "areas"):
             _check_frames(annotation, key, video, name)
-        _check_areas(annotation, name)
+        _check_areas(annotation, video, name)
         by_category.setdefault(_identifier(annotation["category_id"]), ([], []))[0].append((name, annotation))
     for position, prediction in predictions:
         name = f"prediction {position} (video {video['id']!r})"
@@ -651,10 +682,8 @@ def read_tracks(entries: Sequence[tuple[str, dict[str, Any]]], video: dict[str, 
     wrong = np.flatnonzero(totals != height * width)
     if len(wrong):
         entry, frame = divmod(int(wrong[0]), num_frames)
-        raise ValueError(
-            f"{entries[entry][0]}, frame {frame}: the run lengths in the counts of the mask sum to "
-            f"{totals[wrong[0]]}; expected height * width = {height * width}: encode the mask of the whole frame again"
-        )
+        message = counts_message(int(totals[wrong[0]]), height, width)
+        raise ValueError(f"{entries[entry][0]}, frame {frame}: {message}")
     return Tracks(masks, areas.reshape(len(entries), num_frames))
 
 
@@ -670,29 +699,19 @@ def _check_frames(entry: dict[str, Any], key: str, video: dict[str, Any], name: 
         )
 
 
-def _check_areas(annotation: dict[str, Any], name: str) -> None:
-    areas = annotation.get("areas")
-    try:
-        valid = areas is None or math.isfinite(sum(area for area in areas if area is not None))
-    except TypeError:
-        valid = False
-    if not valid:
-        raise ValueError(
-            f"{name}: areas is {excerpt(areas)}; expected a number of pixels or null per frame: leave areas out to "
-            "have them counted"
-        )
+def _check_areas(annotation: dict[str, Any], video: dict[str, Any], name: str) -> None:
+    for frame, area in enumerate(annotation.get("areas") or ()):
+        problem = area_problem(_identifier(area), video["height"], video["width"])
+        if problem is not None:
+            raise ValueError(f"{name}, frame {frame}: {problem}")
 
 
 def _score(prediction: dict[str, Any], name: str) -> float:
-    try:
-        score = float(prediction["score"])
-    except (TypeError, ValueError):
-        score = math.nan
-    if math.isnan(score):
-        raise ValueError(
-            f"{name}: score is {prediction['score']!r}; expected a number: leave out or rescore the prediction"
-        )
-    return score
+    score = _identifier(prediction["score"])
+    problem = score_problem(score)
+    if problem is not None:
+        raise ValueError(f"{name}: {problem}")
+    return float(score)
 
 
 def _mean_areas(areas: Sequence[Sequence[float | None]] | np.ndarray) -> np.ndarray:
@@ -810,6 +829,13 @@ def precision_recall(
             reached_at[t, : len(first)] = scores[first]
         curves[int(s)] = (interpolated, recall[:, -1] if len(scores) else np.zeros(len(recall)), reached_at)
     return curves
+
+
+def _spread(array: np.ndarray, places: np.ndarray, number: int, axis: int) -> np.ndarray:
+    """The entries of an axis at their places among `number`, with -1 at the others."""
+    everything = np.full((*array.shape[:axis], number, *array.shape[axis + 1 :]), -1.0)
+    everything[(slice(None),) * axis + (places,)] = array
+    return everything
 
 
 def summarize(
