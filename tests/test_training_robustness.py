@@ -2,20 +2,23 @@
 
 import errno
 import json
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from tests.training_runs import ROOT, SquareClips, adversarial_run, make_trainer
 from transformers_msstsvis.data.clips import ClipError, VideoClips
 from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.losses.discriminator import STATE_NAME, WEIGHTS_NAME
-from transformers_msstsvis.training import last_checkpoint
+from transformers_msstsvis.training import last_checkpoint, output_lock
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +107,109 @@ def test_an_unfinished_checkpoint_is_passed_over(tmp_path):
     (tmp_path / "checkpoint-14").mkdir()
     (tmp_path / "checkpoint-14" / "model.safetensors").write_bytes(b"")
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+
+
+CUT = {
+    "optimizer.pt": "ends too early",
+    "scheduler.pt": "ends too early",
+    "rng_state.pth": "ends too early",
+    "model.safetensors": "incomplete",
+    WEIGHTS_NAME: "incomplete",
+}
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    make_trainer(SquareClips([1, 2]), folder, max_steps=4, trainer={"adversarial": 0.1}).train()
+    return folder
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_checkpoint_with_a_cut_file_is_passed_over(two_checkpoints, tmp_path, name, caplog):
+    folder = shutil.copytree(two_checkpoints, tmp_path / "run")
+    path = folder / "checkpoint-4" / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert last_checkpoint(folder) == str(folder / "checkpoint-2")
+    run = make_trainer(SquareClips([1, 2]), folder, max_steps=3, trainer={"adversarial": 0.1})
+    run.train(resume_from_checkpoint=True)
+    assert run.state.global_step == 3
+    assert f"checkpoint-4 is passed over: {path}" in caplog.text
+    assert CUT[name] in caplog.text
+    with pytest.raises(ValueError, match=rf"checkpoint-4 can't be resumed from: {path} .*{CUT[name]}"):
+        run.train(resume_from_checkpoint=str(folder / "checkpoint-4"))
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_what_a_checkpoint_lacks_is_told(two_checkpoints, tmp_path, name, caplog):
+    folder = shutil.copytree(two_checkpoints, tmp_path / "run")
+    make_trainer(SquareClips([1, 2]), folder, max_steps=5).train(resume_from_checkpoint=str(folder / "checkpoint-4"))
+    assert "starts anew" not in caplog.text.replace("discriminator starts anew", "")
+    (folder / "checkpoint-4" / name).unlink()
+    make_trainer(SquareClips([1, 2]), folder, max_steps=5).train(resume_from_checkpoint=str(folder / "checkpoint-4"))
+    assert f"checkpoint-4 has no {name}: what belongs there starts anew" in caplog.text
+
+
+def test_code_in_the_state_of_an_optimizer_is_not_executed(two_checkpoints, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(two_checkpoints, tmp_path / "run")
+    torch.save({"state": Bomb()}, folder / "checkpoint-4" / "optimizer.pt")
+    with pytest.raises(ValueError, match=r"the optimizer of .*checkpoint-4 can't be read as plain weights"):
+        make_trainer(SquareClips([1, 2]), folder, max_steps=5).train(resume_from_checkpoint=True)
+    assert not (tmp_path / "exploded").exists()
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch exploded",)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:668] . PytorchStreamWriter failed writing file data/3"),
+    ],
+)
+def test_errors_of_a_full_disk_are_one_line(tmp_path, monkeypatch, error):
+    run = make_trainer(SquareClips([1, 2]), tmp_path, max_steps=4)
+    save = run._save_optimizer_and_scheduler
+
+    def fill_up(folder):
+        if folder.endswith("checkpoint-4"):
+            raise error
+        save(folder)
+
+    monkeypatch.setattr(run, "_save_optimizer_and_scheduler", fill_up)
+    with pytest.raises(
+        OSError, match=r"checkpoint-4 can't be saved \(.*\); the checkpoints before it are kept: "
+    ) as told:
+        run.train()
+    assert "\n" not in str(told.value)
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+
+
+HOLD = """
+import sys
+from transformers_msstsvis.training import output_lock
+with output_lock(sys.argv[1]):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_runs_do_not_share_an_output_folder(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"locked\n"
+    run = make_trainer(SquareClips([1, 2]), tmp_path)
+    with pytest.raises(ValueError, match=f"another run is writing into {tmp_path}: choose another output_dir"):
+        run.train()
+    other.kill()  # no clean-up of its own
+    other.wait()
+    with output_lock(tmp_path):  # as the command does
+        run.train()
+    assert run.state.global_step == 2
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_resuming_without_a_checkpoint(tmp_path):

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import AutoConfig, PreTrainedModel, Trainer, TrainerCallback, TrainerState, get_scheduler
 from transformers.models.auto import CONFIG_MAPPING
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     IntervalStrategy,
@@ -30,6 +32,7 @@ from transformers.trainer_utils import (
 )
 from transformers.utils import logging
 
+from .checkpoint_files import check_weights, check_weights_file, told_in_words
 from .data.sampling import EpochCallback
 from .losses.discriminator import Adversary, foregrounds
 from .model_card import Evaluation, is_hub_name, model_card, training_facts, write_card
@@ -287,8 +290,13 @@ class VisTrainer(Trainer):
         Train. With `resume_from_checkpoint=True` go on from the last complete checkpoint in the output folder.
 
         Raises:
-            ValueError: when there is none.
+            ValueError: when there is none, the one that is named is damaged, or another run writes into the folder.
+            OSError: when a checkpoint can't be saved; those before it are kept.
         """
+        with output_lock(self.args.output_dir, self.is_world_process_zero()):
+            return self._train(resume_from_checkpoint, *args, **kwargs)
+
+    def _train(self, resume_from_checkpoint: str | bool | None, *args, **kwargs):
         if resume_from_checkpoint is True:
             folder = Path(self.args.output_dir)
             resume_from_checkpoint = last_checkpoint(folder)
@@ -297,6 +305,11 @@ class VisTrainer(Trainer):
                     f"{folder} has no complete checkpoint to resume from; expected a folder "
                     f"{PREFIX_CHECKPOINT_DIR}-N: check output_dir, or train from the start"
                 )
+            for later, what in damaged_checkpoints(folder):
+                if steps_of(later) > steps_of(resume_from_checkpoint):
+                    logger.warning(f"{later} is passed over: {what}")
+        if resume_from_checkpoint:
+            self._check_resumable(Path(resume_from_checkpoint))
         earlier = None if resume_from_checkpoint else last_checkpoint(self.args.output_dir)
         if earlier is not None:
             logger.warning(
@@ -315,6 +328,21 @@ class VisTrainer(Trainer):
         steps = self.state.global_step - self._initial_global_step
         self.cost = f"{output.metrics['train_runtime'] / 60:.1f} minutes for {steps} steps"
         return output
+
+    def _check_resumable(self, checkpoint: Path) -> None:
+        """Say what a checkpoint lacks to go on from it as if the run had not been stopped."""
+        if checkpoint.is_dir() and (what := damage(checkpoint)):
+            raise ValueError(f"{checkpoint} can't be resumed from: {what}")
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # which have files of their own
+            return
+        rank = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
+        names = (OPTIMIZER_NAME, SCHEDULER_NAME, f"rng_state{rank}.pth")
+        missing = [name for name in names if not (checkpoint / name).is_file()]
+        if checkpoint.is_dir() and missing:
+            logger.warning(
+                f"{checkpoint} has no {', '.join(missing)}: what belongs there starts anew, so that the run will not "
+                "end with the parameters of one that was never stopped"
+            )
 
     def _has_all_steps(self, checkpoint: str | Path) -> bool:
         # Without max_steps a run ends with an epoch, which every Trainer recognises.
@@ -341,9 +369,16 @@ class VisTrainer(Trainer):
             (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
         try:
             super()._save_checkpoint(model, trial)
-        except BaseException:
+        except BaseException as error:
             if self.args.should_save and not is_complete(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+            # safetensors and PyTorch have errors of their own for a file that can't be written
+            if isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in str(error):
+                told = " ".join(str(error).split())
+                raise OSError(
+                    f"{folder} can't be saved ({told}); the checkpoints before it are kept: make room, and resume "
+                    "from the last one"
+                ) from error
             raise
 
     def _save_rng_state(self, output_dir):
@@ -356,7 +391,8 @@ class VisTrainer(Trainer):
             super().save_model(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        with told_in_words(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
         trained = Path(resume_from_checkpoint, TRAINED_WEIGHTS_NAME)
         if trained.is_file():
             if self.ema_decay:
@@ -364,6 +400,10 @@ class VisTrainer(Trainer):
             load_model(self.model, trained)
         elif self.ema_decay:
             logger.warning(f"{resume_from_checkpoint} has no {TRAINED_WEIGHTS_NAME}: the average starts anew.")
+
+    def _load_rng_state(self, checkpoint):
+        with told_in_words(f"the random state of {checkpoint}"):
+            super()._load_rng_state(checkpoint)
 
     def _load_best_model(self):
         super()._load_best_model()
@@ -379,7 +419,8 @@ class VisTrainer(Trainer):
             self.adversary.save(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with told_in_words(f"the optimizer of {checkpoint}"):
+            super()._load_optimizer_and_scheduler(checkpoint)
         if self.adversary is not None and checkpoint is not None:
             self.adversary.load(checkpoint)
 
@@ -664,23 +705,80 @@ def prediction_sheet(video: dict[str, Any], predictions: list[dict[str, Any]], n
     return np.asarray(sheet)
 
 
-def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was saved to its end: the state of the Trainer, which comes last, can be read."""
+def damage(checkpoint: Path) -> str | None:
+    """What keeps a run from going on from a checkpoint, or None if it was saved to its end and is whole."""
     try:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
-    except (OSError, ValueError):
-        return False
-    return True
+    except (OSError, ValueError):  # it comes last
+        return f"{TRAINER_STATE_NAME} is missing or incomplete, so it was not saved to its end"
+    try:
+        check_weights(checkpoint)
+        for pattern in ("*.pt", "*.pth", "*.safetensors"):
+            for path in checkpoint.glob(pattern):
+                check_weights_file(path)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was saved to its end, and its files are whole."""
+    return damage(checkpoint) is None
+
+
+def steps_of(checkpoint: str | Path) -> int | None:
+    """The steps of training behind a checkpoint, by its name; None for what is none."""
+    number = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", Path(checkpoint).name)
+    return int(number[1]) if number else None
+
+
+def damaged_checkpoints(folder: str | Path) -> list[tuple[Path, str]]:
+    """The checkpoints in an output folder that no run can go on from, with the reasons."""
+    paths = [path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if steps_of(path) is not None]
+    return [(path, what) for path in sorted(paths, key=steps_of) if (what := damage(path))]
 
 
 def last_checkpoint(folder: str | Path) -> str | None:
     """The complete checkpoint of the most steps in an output folder, or None."""
-    steps = {}
-    for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        number = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)
-        if number and is_complete(path):
-            steps[int(number[1])] = str(path)
-    return steps[max(steps)] if steps else None
+    paths = Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    complete = [path for path in paths if steps_of(path) is not None and is_complete(path)]
+    return str(max(complete, key=steps_of)) if complete else None
+
+
+@contextmanager
+def output_lock(folder: str | Path, needed: bool = True) -> Iterator[None]:
+    """
+    Keep other runs out of an output folder; the end of the process, whatever it is, lets them in again.
+
+    Args:
+        folder: of a run, which may enter again.
+        needed: whether this process writes there.
+
+    Raises:
+        ValueError: when another run has it.
+    """
+    if not needed:
+        yield
+        return
+    path = Path(folder, ".training.lock")
+    lock = FileLock(path, timeout=0, is_singleton=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"another run is writing into {folder}: choose another output_dir, or wait for its end"
+        ) from error
+    except OSError as error:  # not every file system has locks
+        logger.warning(f"{folder} can't be locked ({error}): keep other runs out of it")
+        yield
+        return
+    try:
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            path.unlink(missing_ok=True)
+        lock.release()
 
 
 def load_for_training(checkpoint: str | Path, **settings) -> PreTrainedModel:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ from ..startup import prepare_process
 
 INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
 LONGEST_REASON = 2000  # characters
+# The message at the end of a traceback.
+ORIGINAL_ERROR = re.compile(r"^[\w.]+: (.*?)(?=\n\n|\nwhile loading with |\Z)", re.DOTALL | re.MULTILINE)
 
 
 class EitherSpelling:
@@ -75,12 +78,11 @@ def reason(error: BaseException) -> str:
     """What went wrong, in one line."""
     if isinstance(error, ModuleNotFoundError):
         error = explain_missing(error)
+    while type(error).__name__.startswith("StrictDataclass") and error.__cause__ is not None:
+        error = error.__cause__  # what a configuration says itself
     text = str(error)
-    if "See the original errors:" in text:
-        # The pipeline of transformers shows the tracebacks of what it tried; the last lines without indent are errors.
-        lines = [line for line in text.splitlines() if line and not line[0].isspace()]
-        name, colon, told = lines[-1].partition(": ")
-        text = told if colon and name.isidentifier() else lines[-1]
+    if "See the original errors:" in text:  # the pipeline of transformers shows the tracebacks of all that it tried
+        text = (ORIGINAL_ERROR.findall(text) or [text])[-1]
     text = " ".join(text.split())
     if len(text) > LONGEST_REASON:
         text = f"{text[:LONGEST_REASON]} ..."

@@ -162,7 +162,14 @@ def parse_arguments(arguments: list[str] | None = None) -> "tuple[Arguments, Tra
 
 def train(arguments: Arguments, training: "TrainingArguments") -> None:
     """Train, save, evaluate, and write the model card."""
+    from ..training import output_lock
+
     trainer = make_trainer(arguments, training)
+    with output_lock(training.output_dir, trainer.is_world_process_zero()):
+        train_and_save(trainer, arguments, training)
+
+
+def train_and_save(trainer: "VisTrainer", arguments: Arguments, training: "TrainingArguments") -> None:
     resume = training.resume_from_checkpoint
     trainer.train(resume_from_checkpoint=True if resume in ("last", "True") else resume)
     trainer.save_model()

@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from ..checkpoint_files import check_weights_file
+
 SYSTEMS = ("msstsvis", "seqformer")
 
 
@@ -64,21 +66,21 @@ def read_checkpoint(path: str | Path) -> dict:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file holds anything but weights, or is damaged.
+        ValueError: when the file is no checkpoint, holds anything but weights, or is damaged.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
+    check_weights_file(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         with torch.serialization.safe_globals([Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, SafetensorError) as error:
-        cause = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{path} can't be read as plain weights ({cause}); a file that holds more than "
-            "tensors is not opened, because it could run code: save its state dict alone, where you trust it"
+            f"{path} can't be read as plain weights: it is incomplete, or holds more than tensors and is not opened, "
+            "because it could run code; fetch it again, or save its state dict alone, where you trust it"
         ) from error
 
 

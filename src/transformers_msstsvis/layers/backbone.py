@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers.backbone_utils import load_backbone
 
+from ..checkpoint_files import check_weights, told_in_words
 from .frozen_batch_norm import fold_frozen_batch_norms
 
 STRIDES = (8, 16, 32)
@@ -68,6 +69,7 @@ class VisBackbone(nn.Module):
 
         Raises:
             ValueError: when the checkpoint's names or shapes are not those of this backbone.
+            ValueError: when the file of its weights is none, or incomplete.
             OSError: when there is no such checkpoint.
         """
         if self.model.config.model_type == "timm_backbone":
@@ -77,7 +79,9 @@ class VisBackbone(nn.Module):
             source = timm.create_model(name_or_path, pretrained=True, features_only=True, out_indices=indices)
         else:
             target = self.model
-            source = type(target).from_pretrained(name_or_path, out_features=target.config.out_features)
+            check_weights(name_or_path)
+            with told_in_words(name_or_path):
+                source = type(target).from_pretrained(name_or_path, out_features=target.config.out_features)
         weights = source.state_dict()
         expected = target.state_dict()
         wrong = [key for key, value in expected.items() if key not in weights or weights[key].shape != value.shape]

@@ -4,6 +4,38 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.models.auto import CONFIG_MAPPING, AutoConfig
 
+# What a value may be, beyond any model that was ever trained: a larger one is a mistake, and would be built for hours.
+RANGES = {
+    "d_model": (1, 8192),
+    "num_feature_levels": (3, 16),  # the backbone has three
+    "encoder_layers": (0, 256),
+    "encoder_attention_heads": (1, 1024),
+    "encoder_ffn_dim": (1, 65_536),
+    "encoder_n_points": (1, 256),
+    "decoder_layers": (1, 256),
+    "decoder_attention_heads": (1, 1024),
+    "decoder_ffn_dim": (1, 65_536),
+    "decoder_n_points": (1, 256),
+    "num_queries": (1, 100_000),
+    "num_labels": (1, 1_000_000),
+    "dropout": (0, 1),
+    "attention_dropout": (0, 1),
+    "temporal_hidden_size": (1, 8192),
+    "temporal_attention_heads": (1, 1024),
+    "mask_feature_channels": (1, 8192),
+    "mask_channels": (1, 1024),
+    "mask_layers": (1, 64),
+    "focal_alpha": (0, 1),
+    **dict.fromkeys(("class_cost", "bbox_cost", "giou_cost"), (0, float("inf"))),
+    **dict.fromkeys(
+        (f"{name}_loss_coefficient" for name in ("class", "bbox", "giou", "mask", "dice")), (0, float("inf"))
+    ),
+}
+
+
+BACKBONE_LAYERS = ("depths", "num_hidden_layers", "num_layers")
+BACKBONE_WIDTHS = ("hidden_sizes", "embedding_size", "embed_dim", "hidden_size", "intermediate_size")
+
 
 @strict
 class MsstsVisConfig(PreTrainedConfig):
@@ -144,19 +176,17 @@ class MsstsVisConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Check that widths, heads and counts fit together; run at construction and at every save."""
-        for name in (
-            *("d_model", "num_queries", "num_labels", "decoder_layers", "num_feature_levels"),
-            *("encoder_attention_heads", "encoder_n_points", "decoder_attention_heads", "decoder_n_points"),
-            *(
-                "temporal_hidden_size",
-                "temporal_attention_heads",
-                "mask_feature_channels",
-                "mask_channels",
-                "mask_layers",
-            ),
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        for name, (smallest, largest) in RANGES.items():
+            if not smallest <= getattr(self, name) <= largest:  # nor is NaN
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; expected at least {smallest} and at most {largest}"
+                )
+        for names, largest in ((BACKBONE_LAYERS, 256), (BACKBONE_WIDTHS, 65_536)):
+            for name in names:
+                given = getattr(self.backbone_config, name, 1)
+                numbers = given if isinstance(given, list | tuple) else [given]
+                if any(isinstance(number, int) and not 0 <= number <= largest for number in numbers):
+                    raise ValueError(f"{name} of the backbone is {given}; expected numbers of 0 to {largest}")
         if self.d_model % 32:
             raise ValueError(
                 f"d_model is {self.d_model}; expected a multiple of 32, the number of groups of group norm"
@@ -170,10 +200,6 @@ class MsstsVisConfig(PreTrainedConfig):
             raise ValueError(
                 f"temporal_hidden_size is {self.temporal_hidden_size} and temporal_attention_heads "
                 f"{self.temporal_attention_heads}; expected the former to be a multiple of the latter"
-            )
-        if self.num_feature_levels < 3:
-            raise ValueError(
-                f"num_feature_levels is {self.num_feature_levels}; expected at least 3, the maps of the backbone"
             )
 
 

@@ -8,6 +8,7 @@ Letters: B videos, T frames, Q queries, L levels, S pixels over all levels, C ch
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from ...checkpoint_files import LOADING_LOG, check_loaded, check_weights, held_back, told_in_words
 from ...layers.attention import VisSelfAttention
 from ...layers.backbone import VisBackbone
 from ...layers.deformable_attention import DeformableAttention
@@ -294,6 +296,29 @@ class MsstsVisPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["MsstsVisEncoderLayer", "MsstsVisDecoderLayer"]
     _supports_sdpa = True
     _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """
+        As of every model of transformers.
+
+        Raises:
+            ValueError: for weights that are no checkpoint, incomplete, more than plain tensors, of another model, or
+                not of the shapes that the configuration says.
+            OSError: when there is no such checkpoint.
+        """
+        folder = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder", ""))
+        if folder.is_dir() and kwargs.get("variant") is None:
+            check_weights(folder)
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs, fits = {**kwargs, "ignore_mismatched_sizes": True}, not kwargs.get("ignore_mismatched_sizes")
+        with told_in_words(pretrained_model_name_or_path), held_back(LOADING_LOG):
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+            if pretrained_model_name_or_path is not None:  # nor its weights are those of a checkpoint
+                check_loaded(model, info, str(pretrained_model_name_or_path), fits)
+        return (model, info) if wants_info else model
 
     def get_input_embeddings(self) -> None:
         """None: frames are no tokens. Sharding by accelerate asks for it."""

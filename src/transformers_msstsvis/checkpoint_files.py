@@ -1,0 +1,141 @@
+"""Files of weights: what is no checkpoint is said in words, before or instead of the errors of those who read it."""
+
+import json
+import logging
+import pickle
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+INDEX_SUFFIX = ".index.json"
+# As transformers looks for them, the first that is there.
+NAMES = tuple(
+    f"{name}{suffix}" for name in ("model.safetensors", "pytorch_model.bin") for suffix in ("", INDEX_SUFFIX)
+)
+AGAIN = "fetch it again"
+LOADING_LOG = "transformers.modeling_utils"  # the logger of the report about what was loaded
+
+
+def check_weights_file(path: str | PathLike) -> None:
+    """
+    Check that a file may hold weights: its kind, and that it was fetched to its end. No tensor is read.
+
+    Raises:
+        ValueError: for an empty file, a web page, a Git LFS pointer, and a file that is cut short or of another kind;
+            one line.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(512)
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not size:
+        raise ValueError(f"{path} is empty, no checkpoint: {AGAIN}")
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError(
+            f"{path} is the pointer of a file in Git LFS, no checkpoint: fetch the file itself, with git lfs pull"
+        )
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<!--")):
+        raise ValueError(f"{path} is a web page, no checkpoint: {AGAIN}, from the address of the file itself")
+    if path.suffix == ".safetensors":
+        with told_in_words(path), safe_open(path, "pt"):
+            pass
+    elif start.startswith(b"PK"):
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{path} ends too early ({size} bytes), an incomplete checkpoint: {AGAIN}")
+    elif not start.startswith(b"\x80"):  # a pickle, as PyTorch wrote them before
+        raise ValueError(f"{path} can't be read as plain weights, it is no checkpoint: {AGAIN}")
+
+
+def check_weights(folder: str | PathLike) -> None:
+    """
+    [`check_weights_file`] for those files of a checkpoint's folder that transformers would read, if there are any.
+
+    Raises:
+        ValueError: as there, and for files that an index names and the folder lacks.
+    """
+    folder = Path(folder)
+    name = next((name for name in NAMES if (folder / name).is_file()), None)
+    if name is None:
+        return
+    path = folder / name
+    if not name.endswith(INDEX_SUFFIX):
+        return check_weights_file(path)
+    try:
+        parts = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no index of weights, an incomplete checkpoint: {AGAIN}") from error
+    for part in parts:
+        if not (folder / part).is_file():
+            raise ValueError(f"{folder} lacks {part}, which {name} names, an incomplete checkpoint: {AGAIN}")
+        check_weights_file(folder / part)
+
+
+def check_loaded(model: "PreTrainedModel", info: dict[str, Any], source: str, fits: bool) -> None:
+    """
+    Check that the weights of a checkpoint are those of the model.
+
+    Args:
+        model: as it was loaded from `source`.
+        info: the loading info of `from_pretrained`.
+        source: what to call the checkpoint.
+        fits: whether all shapes have to be those of the model.
+
+    Raises:
+        ValueError: none of the weights is, or a shape is not.
+    """
+    mismatched = sorted(info["mismatched_keys"])
+    not_loaded = {*info["missing_keys"], *(name for name, *_ in mismatched)}
+    if not_loaded.issuperset(name for name, _ in model.named_parameters()):
+        raise ValueError(f"{source} holds no weight of {type(model).__name__}; expected a checkpoint of it")
+    if fits and mismatched:
+        name, given, expected = mismatched[0]
+        raise ValueError(
+            f"{source} does not fit its configuration: the shapes of {len(mismatched)} of its weights differ, e.g. "
+            f"{name} is {tuple(given)} and should be {tuple(expected)}; take the config.json of these weights"
+        )
+
+
+@contextmanager
+def held_back(logger_name: str) -> Iterator[None]:
+    """Log what a logger gets inside only after the end of the block, and not at all after an error, which says it."""
+    logger, records = logging.getLogger(logger_name), []
+    logger.addFilter(records.append)  # returns None: not now
+    try:
+        yield
+    finally:
+        logger.removeFilter(records.append)
+    for record in records:
+        logger.handle(record)
+
+
+@contextmanager
+def told_in_words(source: str | PathLike) -> Iterator[None]:
+    """
+    Say what is wrong with weights where safetensors and PyTorch say it in words of their own, or advise to run code.
+
+    Raises:
+        ValueError: in their place; one line.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise ValueError(
+            f"{source} can't be read as plain weights, it is no checkpoint or an incomplete one "
+            f"({str(error).splitlines()[0]}): {AGAIN}"
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{source} can't be read as plain weights; a file that holds more than tensors is not opened, because it "
+            "could run code: save its state dict alone, where you trust it"
+        ) from error
+    except EOFError as error:
+        raise ValueError(f"{source} ends too early, an incomplete checkpoint: {AGAIN}") from error
