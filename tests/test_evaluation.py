@@ -21,7 +21,6 @@ from transformers_msstsvis import evaluation
 from transformers_msstsvis.commands import evaluate as script
 from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.evaluation import (
-    check_writable,
     find_frames,
     format_table,
     predict_dataset,
@@ -428,14 +427,15 @@ def test_bad_submission(annotations, whole, tmp_path, capsys):
     assert "prediction 0 (video 77): video_id 77 is not in the dataset" in capsys.readouterr().out
 
 
-def test_files_that_cannot_be_written(tmp_path):
-    check_writable(tmp_path / "new" / "results.json", None)
-    assert (tmp_path / "new").is_dir()
-    with pytest.raises(IsADirectoryError, match="new is a folder; expected the name of a file"):
-        check_writable(tmp_path / "new")
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"):
-        check_writable(tmp_path / "file" / "results.json")
+@pytest.mark.parametrize("flag", ["--output", "--submission", "--plot"])
+def test_no_output_takes_the_place_of_an_input(annotations, tmp_path, capsys, flag):
+    suffix = {"--output": ".json", "--submission": ".zip", "--plot": ".png"}[flag]
+    (tmp_path / f"link{suffix}").hardlink_to(annotations)
+    before = Path(annotations).read_bytes()
+    for output in (annotations, tmp_path / f"link{suffix}"):
+        assert script.main(["--dataset", str(annotations), flag, str(output)]) == 1
+        assert "is the input itself; choose another output" in capsys.readouterr().err
+    assert Path(annotations).read_bytes() == before
 
 
 def test_a_list_is_no_dataset(tmp_path):

@@ -318,7 +318,7 @@ def test_results_of_other_programs_are_read(tmp_path):
         ('[{"video_id": 1, "category_id": 1, "score": 1, "segmentations": [null]}]', "no result shows a mask"),
         (
             '[{"video_id": 1, "category_id": 1, "score": 1, "segmentations": [{"size": [3, 4], "counts": "1"}]}]',
-            "do not add up to its 3 x 4 pixels",
+            r"sum to 1; expected height \* width = 12",
         ),
         ('[{"video_id": 1, "category_id": 1, "segmentations": [{"size": [3, 4], "counts": "<"}]}]', "'score' is"),
     ],

@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from .data.frames import OutsideError, frame_path, turned_note
 from .data.images import ImageError, read_image
+from .files import written_aside
 from .metrics.ytvis_map import read_json
 from .pipelines import VideoInstanceSegmentationPipeline
 
@@ -316,25 +317,8 @@ def run_settings(
 
 def write_results(path: str | Path, results: list[dict[str, Any]]) -> None:
     """Results as JSON, a line each; the file is complete or as before."""
-    path = Path(path)
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text("[" + ",\n".join(json.dumps(result) for result in results) + "]\n")
-    os.replace(unfinished, path)
-
-
-def check_writable(*paths: str | Path | None) -> None:
-    """
-    Make the folders of files that are to be written, before the work and not after it.
-
-    Raises:
-        OSError: when a file can't be written there; the message names the path.
-    """
-    for path in (Path(path) for path in paths if path is not None):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder; expected the name of a file")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise PermissionError(f"{path} can't be written; choose another place")
+    with written_aside(path) as unfinished:
+        unfinished.write_text("[" + ",\n".join(json.dumps(result) for result in results) + "]\n")
 
 
 # ------------------------------------------------------------------------------------------------------------ tables

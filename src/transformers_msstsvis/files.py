@@ -5,6 +5,7 @@ work.
 """
 
 import contextlib
+import glob
 import os
 from collections.abc import Iterable, Iterator
 from os import PathLike
@@ -64,6 +65,18 @@ def check_distinct(outputs: Iterable[str | PathLike | None], inputs: Iterable[st
                     raise ValueError(f"{path} is the input itself; choose another output")
                 if path.is_dir() and given.is_file() and _same(path, given.parent):
                     raise ValueError(f"{path} is the folder of the input {given.name}; choose another output")
+
+
+def files_of(source: str | PathLike | list[str | PathLike]) -> list[Path]:
+    """The files and folders that are read for a video, a checkpoint or data, as far as they are on this machine."""
+    if isinstance(source, list):
+        return [Path(frame).expanduser() for frame in source]
+    path = Path(source).expanduser()
+    if not str(source):
+        return []
+    if path.is_dir():
+        return [path, *(file for file in path.iterdir() if file.is_file())]
+    return [path] if path.exists() else [Path(match) for match in glob.glob(str(path), recursive=True)]
 
 
 def partial_path(path: str | PathLike) -> Path:

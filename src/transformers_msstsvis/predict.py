@@ -17,7 +17,7 @@ from transformers.utils import logging
 from .data.download import is_url, name_of_url
 from .data.images import IMAGE_SUFFIXES
 from .data.video_io import MAX_FPS, VideoReader, VideoWriter, natural_key
-from .files import check_distinct, check_writable, check_writable_folder, partial_path
+from .files import check_distinct, check_writable, check_writable_folder, files_of, partial_path
 from .pipelines import SAMPLE_MODEL, TASK, VideoInstanceSegmentationPipeline, VideoInterrupted
 from .results import VideoInstances
 from .visualization import draw_video
@@ -220,18 +220,6 @@ def list_videos(sources: Sequence[str | PathLike]) -> list[Video]:
     if not videos:
         raise ValueError("no video was given; expected at least one")
     return videos
-
-
-def files_of(source: Video) -> list[Path]:
-    """The files and folders that are read for a video or a checkpoint, as far as they are on this machine."""
-    if isinstance(source, list):
-        return [Path(frame).expanduser() for frame in source]
-    path = Path(source).expanduser()
-    if is_url(source) or not str(source):
-        return []
-    if path.is_dir():
-        return [path, *(file for file in path.iterdir() if file.is_file())]
-    return [path] if path.exists() else [Path(match) for match in glob.glob(str(path), recursive=True)]
 
 
 def video_name(video: Video) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from .files import written_aside
-from .rle import MAX_SIDE, count_pixels, excerpt, read_mask
+from .rle import MAX_SIDE, check_counts, count_pixels, counts_message, excerpt, read_mask
 
 RLE = dict[str, Any]
 _CHECKED_AT_ONCE = 256  # masks; the counting takes some forty times the bytes of their runs
@@ -55,7 +55,7 @@ def decode_mask(rle: RLE) -> np.ndarray:
         ValueError: if it is no RLE, or its runs do not add up to its pixels.
     """
     rle = _normalised_rle(rle)
-    _check_runs([rle])
+    check_counts(rle["counts"], *rle["size"])
     return coco_mask.decode(rle).astype(bool)
 
 
@@ -586,10 +586,7 @@ def _check_runs(masks: list[RLE]) -> None:
         for rle, total in zip(part, totals.tolist(), strict=True):
             height, width = rle["size"]
             if total != height * width:
-                raise ValueError(
-                    f"the runs of a mask do not add up to its {height} x {width} pixels, they sum to {total}: its "
-                    "counts are damaged, encode it again"
-                )
+                raise ValueError(counts_message(total, height, width))
 
 
 def _visible(rle: RLE | None) -> RLE | None:
@@ -597,7 +594,7 @@ def _visible(rle: RLE | None) -> RLE | None:
     if not rle:
         return None
     rle = _normalised_rle(rle)
-    _check_runs([rle])
+    check_counts(rle["counts"], *rle["size"])
     return rle if coco_mask.area(rle) else None
 
 

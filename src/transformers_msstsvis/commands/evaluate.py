@@ -64,13 +64,17 @@ def validate(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    from ..evaluation import check_writable, read_ground_truth, read_results, write_results
+    from ..evaluation import read_ground_truth, read_results, write_results
+    from ..files import check_distinct, check_writable, files_of
     from ..metrics.plots import check_plot
     from ..metrics.short_long import compute_short_long
     from ..metrics.submission import write_submission
     from ..metrics.ytvis_map import YtvisMeanAveragePrecision
 
-    check_writable(args.output, args.submission, args.plot)
+    outputs = (args.output, args.submission, args.plot)
+    check_writable(*outputs)
+    inputs = (args.dataset, args.results, args.long_videos, args.model, args.frames_dir)
+    check_distinct(outputs, [file for path in inputs if path for file in files_of(path)])
     if args.plot:
         check_plot(args.plot)
     # Labels of validation splits are not public; results for a server don't need them.
