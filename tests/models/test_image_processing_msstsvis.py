@@ -108,3 +108,25 @@ def test_model_and_post_processing_fit(processor_class):
     [result] = processor.post_process_video_instance_segmentation(outputs, target_sizes=[(48, 64)])
     assert (result.num_frames, result.size) == (1, (48, 64))
     assert len(result)
+
+
+@pytest.mark.parametrize("processor", [MsstsVisImageProcessor, MsstsVisImageProcessorPil])
+def test_images_are_read_as_the_frames_of_videos(processor, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its left side
+    stored = np.zeros((8, 12, 3), dtype=np.uint8)
+    stored[:4, :6] = 200
+    Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
+    grey = np.linspace(0, 65535, 8 * 12).reshape(8, 12).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    as_they_are = processor(do_resize=False, do_normalize=False, rescale_factor=1)
+    for name, shown in (
+        ("turned.png", np.rot90(stored, -1)),
+        ("grey.png", np.repeat(np.round(grey / 257)[..., None], 3, axis=-1)),
+    ):
+        with Image.open(tmp_path / name) as image:
+            for given in (image, tmp_path / name, str(tmp_path / name)):
+                pixels = as_they_are(given, return_tensors="pt")["pixel_values_videos"][0, 0]
+                np.testing.assert_array_equal(pixels.permute(1, 2, 0).numpy(), shown)
+    with pytest.raises(ValueError, match="floating-point numbers"):
+        as_they_are(Image.fromarray(stored[..., 0].astype(np.float32)))

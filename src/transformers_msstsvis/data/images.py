@@ -176,7 +176,7 @@ def _frame(image: "PIL.Image.Image") -> np.ndarray:
         )
     elif upright.mode == "P" and "transparency" in upright.info:
         upright = upright.convert("RGBA")  # Pillow warns of the direct way
-    return np.asarray(upright.convert("RGB"))
+    return np.array(upright.convert("RGB"))
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:

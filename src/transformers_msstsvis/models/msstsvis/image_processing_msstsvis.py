@@ -1,5 +1,7 @@
 """Image processors of MS-STS VIS: a still is a video of one frame."""
 
+from os import PathLike
+
 import numpy as np
 import torch
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
@@ -7,6 +9,8 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, is_pil_image
 from transformers.processing_utils import ImagesKwargs
 
+from ...data.download import is_url
+from ...data.images import read_image
 from ...post_processing import post_process_video_instance_segmentation
 from .video_processing_msstsvis import channels_first, check_aspect_ratio, check_pixels, make_batch
 
@@ -39,15 +43,21 @@ class MsstsVisImageProcessorMixin:
 
     post_process_video_instance_segmentation = staticmethod(post_process_video_instance_segmentation)
 
+    def fetch_images(self, image_url_or_urls):
+        """Files as the frames of a video are read, see [`~transformers_msstsvis.data.images.read_image`]."""
+        if isinstance(image_url_or_urls, str | PathLike) and not is_url(image_url_or_urls):
+            return read_image(image_url_or_urls)
+        return super().fetch_images(image_url_or_urls)
+
     def process_image(self, image, input_data_format=None, device=None, **kwargs) -> torch.Tensor:
         """
-        One PIL image or array to `(3, H, W)`, values unchanged.
+        One PIL image, as [`~transformers_msstsvis.data.images.read_image`], or array to `(3, H, W)`, values unchanged.
 
         Raises:
             ValueError: for another rank, or no axis of three channels.
         """
         if is_pil_image(image):
-            image, input_data_format = np.array(image.convert("RGB")), "channels_last"
+            image, input_data_format = read_image(image), "channels_last"
         if image.ndim != 3:
             raise ValueError(
                 f"the image has shape {tuple(image.shape)}; expected (height, width, 3) or (3, height, width): repeat "

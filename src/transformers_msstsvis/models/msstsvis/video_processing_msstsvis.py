@@ -164,8 +164,12 @@ def check_pixels(video: torch.Tensor, do_rescale: bool | None) -> torch.Tensor:
 def check_aspect_ratio(video: torch.Tensor, size: SizeDict) -> None:
     """
     Raises:
-        ValueError: for frames `(..., H, W)` so narrow that not one pixel is left of a side after resizing to `size`.
+        ValueError: for frames `(..., H, W)` so narrow that not one pixel is left of a side after resizing to `size`,
+            and for a size below one pixel.
     """
+    given = {name: side for name, side in dict(size).items() if side is not None}
+    if any(side < 1 for side in given.values()):
+        raise ValueError(f"size is {given}; expected at least one pixel a side")
     shorter, longer = sorted(video.shape[-2:])
     if size.longest_edge and shorter * size.longest_edge < longer:
         raise ValueError(
