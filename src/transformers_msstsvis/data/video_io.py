@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers.utils import logging
 
-from ..files import move_into_place, naming, partial_path
+from ..files import move_into_place, naming, partial_path, written_aside
 from .download import download, is_url, name_of_url
 from .images import IMAGE_SUFFIXES, ImageError, count_images, read_image, read_images
 
@@ -510,12 +510,16 @@ class VideoWriter:
             else:
                 from PIL import Image
 
-                Image.fromarray(frame).save(self._partial / f"{self.num_frames:05d}.png")
+                with written_aside(self._partial / f"{self.num_frames:05d}.png") as unfinished:
+                    Image.fromarray(frame).save(unfinished)
         self.num_frames += 1
 
     def close(self, finished: bool = True) -> None:
         """Finish the file: what was written so far can be played. Unless `finished`, no older file is replaced."""
-        if self.num_frames == 0 or self.written_to is not None:
+        if self.written_to is not None:
+            return
+        if self.num_frames == 0:
+            self._remove_partial()
             return
         try:
             if self._container is not None:
@@ -529,13 +533,23 @@ class VideoWriter:
                 self.written_to = self.path
         except OSError:
             if self.suffix:  # it can't be played
-                self._partial.unlink(missing_ok=True)
+                self._remove_partial()
                 self.written_to = None
             raise
         if not self.suffix:
             later = [path for path in self.path.glob("*.png") if path.stem > f"{self.num_frames - 1:05d}"]
             if later:
                 logger.warning(f"{self.path} still holds {len(later)} frames from before, such as {later[0].name}.")
+
+    def _remove_partial(self) -> None:
+        if self._container is not None:
+            with contextlib.suppress(OSError):
+                self._container.close()
+            self._container = None
+        if self.suffix:
+            self._partial.unlink(missing_ok=True)
+        elif self._partial.is_dir():
+            self._partial.rmdir()
 
     def _begin(self) -> None:
         with naming(self.path):
