@@ -37,7 +37,8 @@ def frame_path(frames_dir: str | Path, name: str) -> Path:
 def _message(name: str, frames_dir: str | Path, target: str) -> str:
     return (
         f"{name!r} leads out of the frames folder {frames_dir}, to {target}; expected frames below it: pass as "
-        "frames_dir a folder that holds them all, or allow_outside=True (--allow_outside) if you trust the annotations"
+        "frames_dir a folder that holds them all, or use load_vis_dataset(..., allow_outside=True), --allow_outside, "
+        "if you trust the annotations"
     )
 
 
