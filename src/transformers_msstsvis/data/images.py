@@ -167,7 +167,9 @@ def _refuse_several(image: "PIL.Image.Image") -> None:
 def _frame(image: "PIL.Image.Image") -> np.ndarray:
     from PIL import Image, ImageOps
 
-    upright = ImageOps.exif_transpose(image)
+    image.load()
+    # Pillow would make copies of what is upright and RGB already.
+    upright = image if orientation_of(image) == 1 else ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
         upright = Image.fromarray(_eight_bits(np.asarray(upright)))
     elif upright.mode == "F":
@@ -176,7 +178,7 @@ def _frame(image: "PIL.Image.Image") -> np.ndarray:
         )
     elif upright.mode == "P" and "transparency" in upright.info:
         upright = upright.convert("RGBA")  # Pillow warns of the direct way
-    return np.asarray(upright.convert("RGB"))
+    return np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB"))
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
