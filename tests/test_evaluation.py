@@ -169,6 +169,73 @@ def test_rows_of_a_dataset_as_ground_truth(annotations, whole):
     assert rows.compute() == file.compute()
 
 
+@pytest.mark.parametrize("embedded", [False, True])
+def test_a_dataset_is_evaluated_as_its_file_is(checkpoint, annotations, whole, tmp_path, embedded):
+    from transformers_msstsvis.data.loading import embed_frames, load_vis_dataset
+
+    dataset = load_vis_dataset(annotations)
+    if embedded:
+        dataset = embed_frames(dataset)
+        dataset = dataset.map(lambda row: {"file_names": [f"gone/{name}" for name in row["file_names"]]})
+    segmenter = pipeline("video-instance-segmentation", model=str(checkpoint), device="cpu")
+    results = [result for video in predict_dataset(segmenter, dataset) for result in video]
+    assert json.loads(json.dumps(results)) == json.loads(whole)
+
+
+def test_a_file_with_other_names_and_encoding_is_evaluated(checkpoint, annotations, whole, tmp_path, capsys):
+    def rename(dataset):
+        for video in dataset["videos"]:
+            names = [name.replace("/", "\\") for name in video["file_names"]]
+            video["file_names"] = [f"C:\\videos\\{name}" for name in names]
+
+    path = changed(annotations, "windows.json", rename)
+    path.write_text(path.read_text(), encoding="utf-16")
+    assert run(checkpoint, path, "--output", tmp_path / "results.json") == 0
+    assert (tmp_path / "results.json").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"iscrowd": 1.5}, "iscrowd is 1.5; expected 0 or 1"),
+        ({"iscrowd": "abc"}, "iscrowd is 'abc'; expected 0 or 1"),
+        ({"category_id": "1"}, "category_id is '1'; expected one of the categories of the file"),
+        ({"category_id": 77}, "category_id is 77; expected one of the categories of the file"),
+    ],
+)
+def test_wrong_annotations_are_not_scored(annotations, whole, tmp_path, capsys, change, message):
+    (tmp_path / "results.json").write_bytes(whole)
+    spoiled = changed(annotations, "spoiled.json", lambda dataset: dataset["annotations"][0].update(change))
+    assert script.main(["--dataset", str(spoiled), "--results", str(tmp_path / "results.json")]) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "AP" not in captured.out
+
+
+@pytest.mark.parametrize("area", [-1, 10**10, 1e300])
+def test_wrong_areas_are_not_scored(annotations, whole, tmp_path, capsys, area):
+    (tmp_path / "results.json").write_bytes(whole)
+
+    def spoil(dataset):
+        dataset["annotations"][0]["areas"] = [area] * len(dataset["annotations"][0]["areas"])
+
+    spoiled = changed(annotations, "spoiled.json", spoil)
+    assert script.main(["--dataset", str(spoiled), "--results", str(tmp_path / "results.json")]) == 1
+    assert "expected a number, or null: pixels, from 0 to height * width" in capsys.readouterr().err
+
+
+def test_frames_outside_of_their_folder_are_not_evaluated(checkpoint, annotations, tmp_path, capsys):
+    (tmp_path / "secret").mkdir()
+    shutil.copy(next((annotations.parent / "JPEGImages").rglob("*.jpg")), tmp_path / "secret" / "0.jpg")
+
+    def lead_out(dataset):
+        dataset["videos"][1]["file_names"][0] = str(tmp_path / "secret" / "0.jpg")
+
+    path = changed(annotations, "outside.json", lead_out)
+    assert run(checkpoint, path) == 1
+    assert "leads out of the frames folder" in capsys.readouterr().err
+
+
 def test_short_and_long_videos(annotations, tmp_path, capsys):
     dataset = json.loads(annotations.read_text())
     first = [{**a, "score": 1.0} for a in dataset["annotations"] if a["video_id"] == dataset["videos"][0]["id"]]

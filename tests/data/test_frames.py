@@ -108,6 +108,14 @@ def test_annotations_of_frames_as_they_are_stored_are_told_so(tmp_path, capsys, 
     assert told in str(refusal.value)
 
 
+@pytest.mark.parametrize("tag", [1, 2, 3, 4])
+def test_frames_that_are_turned_without_another_size_are_remarked_on(tmp_path, capsys, tag):
+    path = write_oriented(tmp_path, tag, ".jpg")
+    assert main([str(path)]) == 0
+    told = f"1 videos (the first: 1 (v), {tag}) have an EXIF orientation" in capsys.readouterr().out
+    assert told == (tag > 1)
+
+
 def test_stills_and_folders_of_masks_are_turned_too(tmp_path):
     path = write_oriented(tmp_path / "stills", 6, ".jpg", frames=1)
     clips = PseudoClips(load_vis_dataset(path), num_frames=2, flip=False)
@@ -324,6 +332,17 @@ def test_a_folder_of_frames_that_is_a_link_is_good(tmp_path):
     (tmp_path / "data" / "JPEGImages").symlink_to(tmp_path / "elsewhere")
     dataset = load_vis_dataset(path, check_frames=True)
     assert len(VideoClips(dataset, num_frames=3)[0]["frames"]) == 3
+
+
+def test_links_in_folders_of_masks_are_read_on_request(tmp_path, secret):
+    frame = tmp_path / "masks" / "JPEGImages" / "v" / "0.jpg"
+    frame.parent.mkdir(parents=True)
+    frame.symlink_to(secret / "0.png")
+    write_palette(tmp_path / "masks" / "Annotations" / "v" / "0.png", np.eye(4, 6))
+    with pytest.raises(ClipError, match="leads out of the frames folder"):
+        VideoClips(load_vis_dataset(tmp_path / "masks"))[0]
+    dataset = load_vis_dataset(tmp_path / "masks", allow_outside=True)
+    assert VideoClips(dataset)[0]["frames"].shape[-2:] == (4, 6)
 
 
 @pytest.mark.parametrize("name", ["../../secret/0.png", "{secret}/0.png"])

@@ -17,6 +17,7 @@ from transformers_msstsvis.data.validate import validate
 from transformers_msstsvis.evaluation import read_ground_truth, read_results
 from transformers_msstsvis.metrics.submission import validate_submission
 from transformers_msstsvis.metrics.ytvis_map import YtvisMeanAveragePrecision
+from transformers_msstsvis.results import VideoInstances
 
 from .vis_files import CAT, DOG, rle, uncompressed, write_dataset, ytvis_content
 
@@ -230,4 +231,5 @@ def test_results(folder):
         problems = readers(what, validate_submission, archive, truth)
         assert number is None or 0 <= number <= 1
         assert problems is not None, what
+        readers(what, VideoInstances.load_json, path, video_id=10)
     readers.check()

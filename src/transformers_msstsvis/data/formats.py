@@ -196,7 +196,9 @@ def open_source(
     """
     path, folders = locate(path, frames_dir, split)
     if folders is not None:
-        return MaskFolderSource.open(path, folders, split)
+        source = MaskFolderSource.open(path, folders, split)
+        source.allow_outside = allow_outside
+        return source
     contents = _JsonContents.read(path)
     found = contents.find_videos(tracks) if contents.source_class() is CocoSource else None
     source = contents.source_class()(path, contents)

@@ -5,9 +5,8 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from .images import orientation_of
+from .images import read_orientation
 
 _DRIVE = re.compile(r"[A-Za-z]:(?=[/\\])")
 
@@ -37,7 +36,8 @@ def frame_path(frames_dir: str | Path, name: str) -> Path:
 def _message(name: str, frames_dir: str | Path, target: str) -> str:
     return (
         f"{name!r} leads out of the frames folder {frames_dir}, to {target}; expected frames below it: pass as "
-        "frames_dir a folder that holds them all, or allow_outside=True (--allow_outside) if you trust the annotations"
+        "frames_dir a folder that holds them all, or use load_vis_dataset(..., allow_outside=True), --allow_outside, "
+        "if you trust the annotations"
     )
 
 
@@ -89,15 +89,9 @@ def turned_note(image: str | Path | bytes, size: Sequence[int], expected: Sequen
         image: the file, or its content.
         size, expected: height and width of the frame, and as the annotations say.
     """
-    from PIL import Image
-
     if list(size) == list(expected) or list(size)[::-1] != list(expected):
         return ""
-    try:
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-            orientation: Any = orientation_of(opened)
-    except Exception:  # Pillow's decoders raise of every kind; there is nothing to tell then
-        return ""
+    orientation = read_orientation(io.BytesIO(image) if isinstance(image, bytes) else image)
     if orientation < 5:  # not turned on its side
         return ""
     return (

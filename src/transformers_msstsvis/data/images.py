@@ -88,15 +88,28 @@ def image_size(image: "str | PathLike | BinaryIO | PIL.Image.Image") -> tuple[in
         if picture.mode.startswith(("I", "F")):
             return _frame(picture).shape[:2]  # only the pixels tell whether it can be used
         size = picture.height, picture.width
-        if picture.format == "PNG" and not _tells_orientation(picture):
-            return size
-        return size[::-1] if orientation_of(picture) in _SIDEWAYS else size
+        return size[::-1] if _quick_orientation(picture) in _SIDEWAYS else size
+
+
+def read_orientation(image: "str | PathLike | BinaryIO | PIL.Image.Image") -> int:
+    """
+    The EXIF orientation of a frame, 1 to 8, from the header alone where that tells; 1, upright, where there is none.
+
+    Raises:
+        FileNotFoundError, ImageError: as [`read_image`], for what is no image.
+    """
+    with _opened(image) as picture:
+        return _quick_orientation(picture)
 
 
 def orientation_of(image: "PIL.Image.Image") -> int:
     """The EXIF orientation of an open image, 1 to 8; 1, upright, where there is none or a wrong one."""
     orientation = image.getexif().get(_ORIENTATION, 1)
     return orientation if orientation in range(1, 9) else 1
+
+
+def _quick_orientation(image: "PIL.Image.Image") -> int:
+    return orientation_of(image) if image.format != "PNG" or _tells_orientation(image) else 1
 
 
 def _tells_orientation(png: "PIL.Image.Image") -> bool:
@@ -167,7 +180,9 @@ def _refuse_several(image: "PIL.Image.Image") -> None:
 def _frame(image: "PIL.Image.Image") -> np.ndarray:
     from PIL import Image, ImageOps
 
-    upright = ImageOps.exif_transpose(image)
+    image.load()
+    # Pillow would make copies of what is upright and RGB already.
+    upright = image if orientation_of(image) == 1 else ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
         upright = Image.fromarray(_eight_bits(np.asarray(upright)))
     elif upright.mode == "F":
@@ -176,7 +191,7 @@ def _frame(image: "PIL.Image.Image") -> np.ndarray:
         )
     elif upright.mode == "P" and "transparency" in upright.info:
         upright = upright.convert("RGBA")  # Pillow warns of the direct way
-    return np.array(upright.convert("RGB"))
+    return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:

@@ -92,6 +92,8 @@ def load_vis_dataset(
 
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
+    if tracks not in (None, True, False):
+        raise ValueError(f"tracks is {tracks!r}; expected True, False or None")
     path, folders = locate(annotations, frames_dir, split)
     cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "transformers_msstsvis"
     files = [path] if folders is None else folders.files()

@@ -13,7 +13,7 @@ from ..rle import MAX_SIDE, count_pixels, counts_message, excerpt, read_mask, sp
 from .fields import area_problem, category_problem, is_number, is_text, iscrowd_problem, listed
 from .formats import Problem, Record, Source, integer, name_of, place_of
 from .frames import OutsideError, common_folder, frame_path, turned_note
-from .images import ImageError, image_size, read_image
+from .images import ImageError, image_size, read_image, read_orientation
 
 _LEFT_OUT = "left out"
 _LONGEST_NAME = 4096  # characters; no system has longer paths
@@ -125,6 +125,7 @@ class CheckedRows:
         self._annotation_ids: set[int] = set()
         self._crowds: list[int] = []
         self._only_boxes: list[int] = []
+        self._turned: list[str] = []
         self._given_names: dict[str, str] = {}  # of frames, by those that are used
         self._masked = 0
         self.left_out: Counter[str] = Counter(annotations=source.unused)
@@ -161,6 +162,11 @@ class CheckedRows:
             found.remark("no annotation has a mask; training needs masks, and evaluation finds nothing")
         elif self._only_boxes:
             found.remark(f"boxes without a mask, which training leaves out: annotations {listed(self._only_boxes)}")
+        if self._turned:
+            found.remark(
+                f"{len(self._turned)} videos (the first: {self._turned[0]}) have an EXIF orientation, by which their "
+                "frames are turned or mirrored without another size; expected masks of the frames as viewers show them"
+            )
         if self._crowds:
             found.remark(f"crowds (iscrowd), which are kept and marked: annotations {listed(self._crowds)}")
         if 0 in self._annotation_ids:
@@ -203,6 +209,10 @@ class CheckedRows:
             **{key: video[key] for key in ("height", "width", "length", "file_names", "frames_dir")},
             "annotations": annotations,
         }
+        if self.check_frames and not bad_frames and row["frames_dir"] is not None:
+            turned = read_orientation(Path(row["frames_dir"], row["file_names"][0]))
+            if turned > 1 and (turned < 5 or row["height"] == row["width"]):
+                self._turned.append(f"{found.video}, {turned}")
         if bad_frames:
             row = _without_frames(row, bad_frames)
             self.left_out["annotations"] += len(annotations) - len(row["annotations"])
