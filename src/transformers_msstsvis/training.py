@@ -6,7 +6,7 @@ import shutil
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -832,7 +832,8 @@ def output_lock(folder: str | Path, needed: bool = True) -> Iterator[None]:
         yield
     finally:
         if lock.lock_counter == 1:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # some systems keep what is open
+                path.unlink()
         lock.release()
 
 

@@ -54,3 +54,7 @@ def predict(args: argparse.Namespace) -> int:
     for path in (args.output, args.json):
         print(f"wrote {path}")
     return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

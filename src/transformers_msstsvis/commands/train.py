@@ -366,3 +366,7 @@ def find_recipe(name: str) -> Path:
     raise FileNotFoundError(
         f"there is no recipe {name}; expected a file, or one of {', '.join(path.stem for path in bundled)}"
     )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
