@@ -1,6 +1,7 @@
 """The benchmarks compare equal things: both sides give the same result."""
 
 import argparse
+import contextlib
 import copy
 import json
 import subprocess
@@ -91,6 +92,16 @@ def test_a_training_step_is_split_into_its_parts():
         assert set(parts) == {*train.FORWARD_PARTS, "rest of the forward pass", "backward", "clipping and update"}
         assert min(parts.values()) > 0
         assert sum(parts.values()) == pytest.approx(content[side]["cpu_s"]["max"], rel=0.1)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_every_model_can_be_built(name):
+    trained = name == "msstsvis-tiny"  # which is loaded, and small
+    with contextlib.nullcontext() if trained else torch.device("meta"):
+        model = models.MODELS[name]()
+    backbone = sum(parameter.numel() for parameter in model.model.backbone.parameters())
+    millions = {"seqformer-r50": 23.5, "msstsvis-r50": 23.5, "msstsvis-r101": 42.5, "msstsvis-swin-t": 27.5}
+    assert backbone == pytest.approx(1e6 * millions.get(name, backbone / 1e6), rel=0.02)
 
 
 def test_models_and_long_videos():

@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 import transformers_msstsvis
 from transformers_msstsvis import commands, conversion, extras, startup
@@ -73,8 +75,9 @@ def test_scripts_are_the_commands(script, name):
     assert name.replace("_", "-") in commands.COMMANDS
 
 
-def test_the_module_of_prediction_is_the_command():
-    done = start("-m", "transformers_msstsvis.predict", "nowhere.mp4")
+@pytest.mark.parametrize("module", ["predict", "commands.predict"])
+def test_the_modules_of_prediction_are_the_command(module):
+    done = start("-m", f"transformers_msstsvis.{module}", "nowhere.mp4")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: nowhere.mp4 does not exist")
 
@@ -161,6 +164,33 @@ def test_tracebacks_on_request(capsys, monkeypatch):
 def test_interrupted(capsys):
     assert command_line.run(fail, KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of a terminal")
+def test_ctrl_c_with_workers(tmp_path):
+    """A terminal sends it to all processes of the command."""
+    command = [sys.executable, *PROGRAM, "make-synthetic", "--output", "out", "--videos", "5000", "--workers", "2"]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=tmp_path)
+    until = time.monotonic() + 100
+    while not list(tmp_path.glob("out/JPEGImages/*")) and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)
+    told = running.communicate(timeout=60)[1]
+    assert running.returncode == 130
+    assert told.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in told
+    assert "Exception" not in told
+
+
+def test_the_last_line_is_below_the_progress_bars(capsys):
+    bar = tqdm(total=3)
+
+    def work():
+        bar.update()
+        raise ValueError("no")
+
+    assert command_line.run(work) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: no"
 
 
 def test_exit_status():

@@ -1,6 +1,7 @@
 """Training and evaluating from the command line, on a tiny model: the scripts, not the result."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from transformers_msstsvis.data.clips import ClipCollator, VideoClips
 from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.evaluation import category_ids
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
-from transformers_msstsvis.training import VisTrainer
+from transformers_msstsvis.training import VisTrainer, step_line
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -178,6 +179,26 @@ def test_train_script_with_wrong_arguments(arguments, message, annotations, trai
     if "--dataset" in arguments:  # the others do not come to the log level
         assert train_script(*arguments, "--log_level", "info") == 1
         assert "Traceback" in capsys.readouterr().err
+
+
+def test_training_says_how_it_goes(annotations, tmp_path, train_script, capsys):
+    flags = "--num_frames 2 --max_steps 12 --per_device_train_batch_size 1 --use_cpu True --report_to none --no_flip"
+    tiny_model(id2label={0: "disk"}, label2id={"disk": 0}).save_pretrained(tmp_path / "model")
+    places = ("--dataset", annotations, "--model", tmp_path / "model", "--output_dir", tmp_path / "out")
+    assert train_script(*places, *flags.split()) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert [line.split()[1] for line in lines] == ["1/12", "10/12"]
+    form = r"step \d+/12  loss \d+\.\d{3}  learning rate \d\.\de-\d\d  \d+\.\d\d s/step  \d+ (s|min) left"
+    assert all(re.fullmatch(form, line) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("step", "seconds", "left"),
+    [(10, 1.0, "1 h 33 min left"), (5000, 0.05, "30 s left"), (5580, 3.0, "1 min left"), (5600, 9.0, "0 s left")],
+)
+def test_time_left(step, seconds, left):
+    line = step_line(step, 5600, {"loss": 1.25}, seconds)
+    assert line == f"step {step}/5600  loss 1.250  {seconds:.2f} s/step  {left}"
 
 
 def test_evaluate_script_without_a_dataset(tmp_path):

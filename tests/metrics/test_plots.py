@@ -29,7 +29,19 @@ def test_areas_under_the_curves_are_the_published_numbers(name, ovis, tmp_path):
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels[0] == f"IoU 0.50: AP {100 * result['AP50']:.1f}"
     assert labels[2] == f"mean of IoU 0.50 to 0.95: AP {100 * result['AP']:.1f}"
-    assert Image.open(tmp_path / "curve.png").size == (900, 675)
+    assert Image.open(tmp_path / "curve.png").size == (1200, 675)
+
+
+def test_the_legend_is_beside_the_curves():
+    metric = YtvisMeanAveragePrecision(truth([LEFT]))
+    metric.update([guess(LEFT)])
+    figure = plot_precision_recall(metric.compute(return_arrays=True))
+    figure.draw_without_rendering()
+    [axes] = figure.axes
+    legend, curves = axes.get_legend().get_window_extent(), axes.get_window_extent()
+    assert legend.x0 > curves.x1
+    assert legend.x1 <= figure.bbox.x1
+    assert curves.width > figure.bbox.width / 2
 
 
 def test_own_thresholds():

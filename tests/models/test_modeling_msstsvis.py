@@ -502,11 +502,28 @@ def test_wrong_number_of_label_dicts(model):
         ({"decoder_attention_heads": 0}, "decoder_attention_heads is 0"),
         ({"temporal_attention_heads": 0}, "temporal_attention_heads is 0"),
         ({"encoder_n_points": 0}, "encoder_n_points is 0"),
+        ({"backbone": "resnet50"}, "backbone is no argument of MsstsVisConfig; expected .* in backbone_config"),
+        ({"use_timm_backbone": True}, "use_timm_backbone is no argument"),
+        ({"use_pretrained_backbone": False}, "use_pretrained_backbone is no argument"),
+        ({"backbone_kwargs": {}}, "backbone_kwargs is no argument"),
     ],
 )
 def test_wrong_configurations(settings, message):
     with pytest.raises(Exception, match=message):
         MsstsVisConfig(**settings)
+
+
+def test_misspelt_arguments_are_told(caplog):
+    config = MsstsVisConfig(num_querys=5, hidden_size=64, my_own_note="kept")
+    assert (config.num_queries, config.d_model, config.my_own_note) == (300, 64, "kept")
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["num_querys is no argument of MsstsVisConfig, without effect: num_queries is meant?"]
+
+
+def test_keys_of_later_versions_are_kept(tmp_path, caplog):
+    MsstsVisConfig(backbone=None, note=1).save_pretrained(tmp_path)
+    assert MsstsVisConfig.from_pretrained(tmp_path).note == 1
+    assert not caplog.records
 
 
 def test_unknown_backbone():

@@ -14,13 +14,21 @@ from .. import (
 )
 from .timing import peak_growth, peak_in_new_process, timed
 
+STAGES = ["stage2", "stage3", "stage4"]
+RESNET_101 = {"model_type": "resnet", "depths": [3, 4, 23, 3], "out_features": STAGES}
+SWIN_T = {
+    "model_type": "swin",
+    "embed_dim": 96,
+    "depths": [2, 2, 6, 2],
+    "num_heads": [3, 6, 12, 24],
+    "window_size": 7,
+    "out_features": STAGES,
+}
 MODELS = {
     "seqformer-r50": lambda: SeqFormerForVideoInstanceSegmentation(SeqFormerConfig()),
     "msstsvis-r50": lambda: MsstsVisForVideoInstanceSegmentation(MsstsVisConfig()),
-    "msstsvis-r101": lambda: MsstsVisForVideoInstanceSegmentation(MsstsVisConfig(backbone="resnet101")),
-    "msstsvis-swin-t": lambda: MsstsVisForVideoInstanceSegmentation(
-        MsstsVisConfig(backbone="swin_tiny_patch4_window7_224")
-    ),
+    "msstsvis-r101": lambda: MsstsVisForVideoInstanceSegmentation(MsstsVisConfig(backbone_config=RESNET_101)),
+    "msstsvis-swin-t": lambda: MsstsVisForVideoInstanceSegmentation(MsstsVisConfig(backbone_config=SWIN_T)),
     "msstsvis-tiny": lambda: MsstsVisForVideoInstanceSegmentation.from_pretrained(_bundled()),
 }
 

@@ -99,3 +99,7 @@ def plot_ratios(report: dict, path: str) -> None:
     axes.set_title(f"{report['part']}, {report['date']}, {report['machine']}", fontsize=8)
     figure.tight_layout()
     figure.savefig(path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -60,7 +60,7 @@ def run(work: Callable[..., int | None], *arguments: Any, verbose: Callable[[], 
         sys.stdout.flush()
         return status
     except KeyboardInterrupt as stop:
-        print(str(stop) or "interrupted", file=sys.stderr)
+        say(str(stop) or "interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         # Who reads the output, such as head, has enough of it; nothing is left to be flushed at exit.
@@ -70,8 +70,16 @@ def run(work: Callable[..., int | None], *arguments: Any, verbose: Callable[[], 
     except Exception as error:
         if verbose() or os.environ.get("TRANSFORMERS_VERBOSITY") in ("info", "debug"):
             traceback.print_exc()
-        print(f"error: {reason(error)}", file=sys.stderr)
+        say(f"error: {reason(error)}")
         return 1
+
+
+def say(line: str) -> None:
+    """A last line on stderr, below the progress bars, which would be drawn once more at exit."""
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+    print(line, file=sys.stderr)
 
 
 def reason(error: BaseException) -> str:

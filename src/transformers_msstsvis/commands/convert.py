@@ -30,3 +30,7 @@ def convert(args: argparse.Namespace) -> None:
         hints["id2label"] = dict(enumerate(names)) if isinstance(names, list) else names
     print(convert_checkpoint(args.system, args.checkpoint, args.output, **hints))
     print(f"written to {args.output}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -208,3 +208,7 @@ def show(numbers: dict, names: dict) -> None:
             Console().print(*rich_tables(numbers, names))
             return
     print(format_table(numbers, names))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

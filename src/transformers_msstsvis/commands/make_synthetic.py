@@ -55,3 +55,7 @@ def write_videos(args: argparse.Namespace, parser: Parser) -> None:
         f"wrote {len(document['videos'])} videos ({frames} frames, {len(document['annotations'])} objects, "
         f"{len(document['categories'])} classes) to {annotation_path}"
     )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

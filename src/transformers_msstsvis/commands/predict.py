@@ -6,9 +6,8 @@ transformers-msstsvis predict a.mp4 b.mp4 videos/ --model DIR --output results  
 """
 
 import argparse
-import sys
 
-from .command_line import Parser, reason, run
+from .command_line import Parser, reason, run, say
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -102,14 +101,14 @@ def predict_several(sources, args: argparse.Namespace, options: dict) -> int:
         print(video)
         if isinstance(result, Exception):
             failed += 1
-            print(f"error: {video}: {reason(result)}", file=sys.stderr)
+            say(f"error: {video}: {reason(result)}")
             continue
         show(result, args)
         for path in outputs:
             if path is not None:
                 print(f"wrote {path}")
     if failed:
-        print(f"error: {failed} videos failed; the results of the others are written", file=sys.stderr)
+        say(f"error: {failed} videos failed; the results of the others are written")
     return int(failed > 0)
 
 
@@ -125,3 +124,7 @@ def show(instances, args: argparse.Namespace) -> None:
     if not args.model:
         names = ", ".join((instances.id2label or {}).values())
         print(f"the checkpoint of the package knows synthetic shapes only ({names}); name another with --model")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -153,6 +153,7 @@ def parse_arguments(arguments: list[str] | None = None) -> "tuple[Arguments, Tra
     )
     if is_tensorboard_available():
         parser.set_defaults(report_to="tensorboard")
+    parser.set_defaults(logging_first_step=True, logging_steps=10)  # a run of a few hundred steps says how it goes
     arguments = sys.argv[1:] if arguments is None else arguments
     if not {"-h", "--help"}.intersection(arguments):
         require("accelerate", "datasets", "yaml")
@@ -198,7 +199,7 @@ def make_trainer(arguments: Arguments, training: "TrainingArguments") -> "VisTra
     from .. import AutoModelForVideoInstanceSegmentation, MsstsVisVideoProcessor
     from ..data.clips import ClipCollator
     from ..data.loading import load_vis_dataset
-    from ..training import VisTrainer, load_for_training
+    from ..training import VisTrainer, load_for_training, report_steps
 
     set_seed(training.seed)
     clips = make_clips(arguments, training.seed)
@@ -219,7 +220,7 @@ def make_trainer(arguments: Arguments, training: "TrainingArguments") -> "VisTra
     videos = None
     if arguments.eval_dataset:
         videos = load_vis_dataset(arguments.eval_dataset, arguments.eval_frames_dir, on_error=arguments.on_error)
-    return VisTrainer(
+    trainer = VisTrainer(
         model=model,
         args=training,
         train_dataset=clips,
@@ -236,6 +237,8 @@ def make_trainer(arguments: Arguments, training: "TrainingArguments") -> "VisTra
         eval_top_k=arguments.eval_top_k,
         num_samples=arguments.num_samples,
     )
+    report_steps(trainer)
+    return trainer
 
 
 def make_clips(arguments: Arguments, seed: int) -> "Clips":
@@ -363,3 +366,7 @@ def find_recipe(name: str) -> Path:
     raise FileNotFoundError(
         f"there is no recipe {name}; expected a file, or one of {', '.join(path.stem for path in bundled)}"
     )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -24,3 +24,7 @@ def check(args: argparse.Namespace) -> int:
     from ..data.validate import validate
 
     return int(validate(args.file, args.frames, args.split, args.fix, args.decode) > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

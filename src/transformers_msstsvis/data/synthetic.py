@@ -13,8 +13,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
@@ -502,7 +504,9 @@ def make_synthetic(
         records = list(bar(map(write, range(num_videos))))
     else:
         with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
-            records = list(bar(pool.map(write, range(num_videos), chunksize=4)))
+            with _deaf_to_interrupts():
+                found = pool.map(write, range(num_videos), chunksize=4)
+            records = list(bar(found))
 
     annotations = [annotation for _, video_annotations in records for annotation in video_annotations]
     document = {
@@ -518,6 +522,19 @@ def make_synthetic(
     os.replace(unfinished, annotation_path)
     logger.info(f"wrote {num_videos} videos with {len(annotations)} objects to {output}")
     return annotation_path
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Let processes that start inside never hear Ctrl-C, which a terminal sends to all: the first one tells it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # and they inherit it
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _write_video(

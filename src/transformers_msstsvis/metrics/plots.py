@@ -60,7 +60,7 @@ def plot_precision_recall(result: dict[str, Any], path: str | PathLike | None = 
     label = f"mean of IoU {thresholds[0]:.2f} to {thresholds[-1]:.2f}: AP {100 * mean.mean():.1f}"
     axes.plot(result["recall_thresholds"], mean, color="black", label=label)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    axes.legend(loc="upper right")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)  # a good curve fills the axes
     axes.grid(alpha=0.3)
     if path is not None:
         figure.savefig(path, dpi=150)
@@ -72,4 +72,4 @@ def _new_figure() -> "Figure":
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install matplotlib") from error
-    return Figure(figsize=(6, 4.5), layout="constrained")
+    return Figure(figsize=(8, 4.5), layout="constrained")

@@ -1,8 +1,14 @@
 """MS-STS VIS model configuration."""
 
+from dataclasses import fields
+from difflib import get_close_matches
+
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.models.auto import CONFIG_MAPPING, AutoConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 # What a value may be, beyond any model that was ever trained: a larger one is a mistake, and would be built for hours.
 RANGES = {
@@ -33,6 +39,8 @@ RANGES = {
 }
 
 
+# By these, older models of transformers fetch a backbone from the Hub or from timm, whatever the weights of the model.
+LEGACY_NAMES = ("backbone", "backbone_kwargs", "use_pretrained_backbone", "use_timm_backbone")
 BACKBONE_LAYERS = ("depths", "num_hidden_layers", "num_layers")
 BACKBONE_WIDTHS = ("hidden_sizes", "embedding_size", "embed_dim", "hidden_size", "intermediate_size")
 
@@ -98,7 +106,8 @@ class MsstsVisConfig(PreTrainedConfig):
         focal_alpha (`float`, *optional*, defaults to 0.25): Alpha of the focal class loss.
 
     Raises:
-        ValueError: for widths, heads or counts that do not fit together, or an unknown backbone.
+        ValueError: for widths, heads or counts that do not fit together or are out of range, an unknown backbone, and
+            the arguments that name a backbone in older models of transformers, such as `backbone`.
 
     Example:
 
@@ -163,6 +172,17 @@ class MsstsVisConfig(PreTrainedConfig):
     is_encoder_decoder: bool = True
 
     def __post_init__(self, **kwargs):
+        for name in LEGACY_NAMES:
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"{name} is no argument of {type(self).__name__}; expected the architecture of the backbone in "
+                    'backbone_config, such as {"model_type": "resnet", "depths": [3, 4, 23, 3], "out_features": '
+                    '["stage2", "stage3", "stage4"]}, and its weights by load_pretrained of the backbone'
+                )
+        known = [field.name for field in fields(self)]
+        for name in kwargs.keys() - self.attribute_map.keys():
+            if meant := get_close_matches(name, known, n=1, cutoff=0.85):
+                logger.warning(f"{name} is no argument of {type(self).__name__}, without effect: {meant[0]} is meant?")
         if getattr(self, "architectures", None) is None:
             self.architectures = []  # the Auto classes choose between head and base model by it
         if isinstance(self.backbone_config, dict) and self.backbone_config.get("model_type") not in CONFIG_MAPPING:
