@@ -111,6 +111,25 @@ def test_yaml_and_json_are_read_alike(tmp_path):
     assert flags[0][-2:] == ["--seed", "1"]
 
 
+@pytest.mark.parametrize("flag", [["--config", "{}"], ["--config={}"]])
+@pytest.mark.parametrize("name", ["ytvis2019-r50", "ytvis2019-r50.yaml", str(CONFIGS / "ytvis2019-r50.yaml")])
+def test_a_recipe_by_name_or_path(flag, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = [part.format(name) for part in flag]
+    assert script.read_recipe([*flags, "--seed", "1"]) == script.read_recipe(
+        ["--config", str(CONFIGS / "ytvis2019-r50.yaml"), "--seed", "1"]
+    )
+    # A file of the user comes before one of the package.
+    (tmp_path / "ytvis2019-r50.yaml").write_text("num_frames: 7")
+    mine = ["--num_frames", "7", "--seed", "1"]
+    assert (script.read_recipe([*flags, "--seed", "1"]) == mine) == (name == "ytvis2019-r50.yaml")
+
+
+def test_an_unknown_recipe_names_those_of_the_package():
+    with pytest.raises(FileNotFoundError, match=r"no recipe ovis; expected a file, or one of .*, ovis-r50, "):
+        script.read_recipe(["--config", "ovis"])
+
+
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [

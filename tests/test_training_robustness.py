@@ -168,6 +168,7 @@ class Bomb:
     "error",
     [
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 19898176 vs 19898064"),
         RuntimeError("[enforce fail at inline_container.cc:668] . PytorchStreamWriter failed writing file data/3"),
     ],
 )

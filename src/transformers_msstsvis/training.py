@@ -383,7 +383,7 @@ class VisTrainer(Trainer):
             if self.args.should_save and not is_complete(folder):
                 shutil.rmtree(folder, ignore_errors=True)
             # safetensors and PyTorch have errors of their own for a file that can't be written
-            if isinstance(error, OSError | SafetensorError) or "PytorchStreamWriter" in str(error):
+            if isinstance(error, OSError | SafetensorError) or "inline_container" in str(error):
                 told = " ".join(str(error).split())
                 raise OSError(
                     f"{folder} can't be saved ({told}); the checkpoints before it are kept: make room, and resume "
