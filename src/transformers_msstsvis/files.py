@@ -7,6 +7,7 @@ work.
 import contextlib
 import glob
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
@@ -104,6 +105,27 @@ def written_aside(path: str | PathLike) -> Iterator[Path]:
             move_into_place(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def folder_written_aside(path: str | PathLike) -> Iterator[Path]:
+    """
+    A folder to write files into, which go to the folder `path` when the block ends well, and are removed otherwise.
+
+    Raises:
+        OSError: what the block raises, with the name of the folder.
+    """
+    path = Path(path).expanduser()
+    check_writable_folder(path)
+    partial = path / "partial"
+    try:
+        with naming(path):
+            partial.mkdir(exist_ok=True)
+            yield partial
+            move_into_place(partial, path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
         raise
 
 

@@ -122,7 +122,8 @@ class VideoInstances:
                 f"track_ids are {excerpt(self.track_ids.tolist())}; expected a different one for each instance"
             )
         try:
-            self.scores = np.asarray(self.scores, dtype=np.float32)
+            with np.errstate(over="ignore"):  # infinite then, and refused
+                self.scores = np.asarray(self.scores, dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise ValueError(f"scores are {excerpt(self.scores)}; expected numbers") from error
         if self.scores.shape != (number,):

@@ -12,9 +12,9 @@ import json
 import platform
 import sys
 from datetime import date
-from pathlib import Path
 from types import ModuleType
 
+from ..files import written_aside
 from .command_line import Parser, run
 
 PARTS = {
@@ -68,7 +68,8 @@ def measure(arguments: argparse.Namespace) -> None:
     text = json.dumps(report, indent=2)
     print(text)
     if arguments.json:
-        Path(arguments.json).write_text(text + "\n")
+        with written_aside(arguments.json) as unfinished:
+            unfinished.write_text(text + "\n")
     if arguments.plot:
         plot_ratios(report, arguments.plot)
 
@@ -98,7 +99,8 @@ def plot_ratios(report: dict, path: str) -> None:
     axes.set_xlabel("times as fast as the baseline (CPU time; median, smallest, largest)")
     axes.set_title(f"{report['part']}, {report['date']}, {report['machine']}", fontsize=8)
     figure.tight_layout()
-    figure.savefig(path)
+    with written_aside(path) as unfinished:
+        figure.savefig(unfinished)
 
 
 if __name__ == "__main__":

@@ -163,8 +163,12 @@ def parse_arguments(arguments: list[str] | None = None) -> "tuple[Arguments, Tra
 
 def train(arguments: Arguments, training: "TrainingArguments") -> None:
     """Train, save, evaluate, and write the model card."""
+    from ..files import check_distinct, check_writable_folder, files_of
     from ..training import output_lock
 
+    check_writable_folder(training.output_dir)
+    if arguments.model and not training.resume_from_checkpoint:
+        check_distinct([training.output_dir], files_of(arguments.model))
     trainer = make_trainer(arguments, training)
     with output_lock(training.output_dir, trainer.is_world_process_zero()):
         train_and_save(trainer, arguments, training)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from ..checkpoint_files import check_weights_file
+from ..files import check_distinct, check_writable_folder, files_of, folder_written_aside
 
 SYSTEMS = ("msstsvis", "seqformer")
 
@@ -89,13 +90,20 @@ def convert_checkpoint(system: str, checkpoint: str | Path, output: str | Path, 
     Convert a published file and write safetensors, configuration and video processor to the folder `output`.
 
     `system` and `hints` are those of [`convert_state_dict`], and so are the errors; the file is read by
-    [`read_checkpoint`].
+    [`read_checkpoint`]. Files in the folder from before stay until all new ones are written.
+
+    Raises:
+        ValueError: for an output that would replace the checkpoint.
+        OSError: when a file can't be written; the message names it.
     """
     from ..models.msstsvis.video_processing_msstsvis import MsstsVisVideoProcessor
 
+    check_distinct([output], files_of(checkpoint))
+    check_writable_folder(output)
     model = convert_state_dict(system, read_checkpoint(checkpoint), **hints)
-    model.save_pretrained(output)
-    MsstsVisVideoProcessor().save_pretrained(output)
+    with folder_written_aside(output) as unfinished:
+        model.save_pretrained(unfinished)
+        MsstsVisVideoProcessor().save_pretrained(unfinished)
     return model.conversion_report
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..files import written_aside
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -63,7 +65,8 @@ def plot_precision_recall(result: dict[str, Any], path: str | PathLike | None = 
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)  # a good curve fills the axes
     axes.grid(alpha=0.3)
     if path is not None:
-        figure.savefig(path, dpi=150)
+        with written_aside(path) as unfinished:
+            figure.savefig(unfinished, dpi=150)
     return figure
 
 

@@ -11,17 +11,16 @@ below a score of 0.001; servers take both, and null can only turn a possible mat
 import codecs
 import io
 import json
-import os
 import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data.fields import score_problem
+from ..files import written_aside
 from ..rle import count_pixels, counts_message, excerpt
 from .ytvis_map import read_json
 
@@ -85,13 +84,12 @@ def write_submission(
     path = Path(path)
     checker = _Checker(None if dataset is None else SubmissionTarget.of(dataset))
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
     # A fixed date, as zips contain the date of their files.
     entry = zipfile.ZipInfo(RESULTS_NAME, date_time=(1980, 1, 1, 0, 0, 0))
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.external_attr = 0o644 << 16
-    try:
-        with zipfile.ZipFile(unfinished, "w") as archive, archive.open(entry, "w", force_zip64=True) as file:
+    with written_aside(path) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
+        with archive.open(entry, "w", force_zip64=True) as file:
             size = 0
             for position, result in enumerate(results):
                 problems = checker.problems(position, result)
@@ -104,10 +102,6 @@ def write_submission(
             if not checker.count:
                 raise ValueError(_EMPTY)
             file.write(b"]\n")
-        os.replace(unfinished, path)
-    finally:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()
     return path
 
 
