@@ -195,8 +195,7 @@ def test_every_mistake_is_told_the_same_by_validating_and_loading(tmp_path, caps
     # And the copy is good.
     assert main([str(path), "--fix", str(tmp_path / "fixed.json"), "--frames", str(tmp_path / "JPEGImages")]) == 1
     assert " -> " in capsys.readouterr().out
-    if content["categories"]:
-        assert main([str(tmp_path / "fixed.json")]) == 0
+    assert main([str(tmp_path / "fixed.json")]) == 0
 
 
 def test_good_files_pass(tmp_path, capsys):
