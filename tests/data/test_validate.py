@@ -1,12 +1,14 @@
 """Every mistake in annotations is found, named with its place, and repaired where that is possible."""
 
 import json
+import os
 import runpy
 import sys
 
 import numpy as np
 import pytest
 
+from transformers_msstsvis.data import validate
 from transformers_msstsvis.data.clips import VideoClips
 from transformers_msstsvis.data.loading import categories_of, load_vis_dataset
 from transformers_msstsvis.data.pseudo_clips import PseudoClips
@@ -195,8 +197,7 @@ def test_every_mistake_is_told_the_same_by_validating_and_loading(tmp_path, caps
     # And the copy is good.
     assert main([str(path), "--fix", str(tmp_path / "fixed.json"), "--frames", str(tmp_path / "JPEGImages")]) == 1
     assert " -> " in capsys.readouterr().out
-    if content["categories"]:
-        assert main([str(tmp_path / "fixed.json")]) == 0
+    assert main([str(tmp_path / "fixed.json")]) == 0
 
 
 def test_good_files_pass(tmp_path, capsys):
@@ -390,6 +391,29 @@ def test_the_file_itself_is_not_overwritten(tmp_path, capsys):
     assert main([str(path), "--fix", str(path)]) == 1
     assert "is the annotation file itself; give another name" in capsys.readouterr().out
     assert path.read_bytes() == before
+    for name, link in (("soft.json", os.symlink), ("hard.json", os.link)):
+        link(path, tmp_path / name)
+        assert main([str(path), "--fix", str(tmp_path / name)]) == 1
+        assert "is the annotation file itself; give another name" in capsys.readouterr().out
+        assert path.read_bytes() == before
+
+
+def test_neither_a_frame_nor_an_older_copy_is_lost(tmp_path, capsys, monkeypatch):
+    path = write_dataset(tmp_path, ytvis_content())
+    frame = tmp_path / "JPEGImages" / "park" / "00000.png"
+    before = frame.read_bytes()
+    assert main([str(path), "--fix", str(frame)]) == 1
+    assert "00000.png has the name of an image; expected that of a JSON file" in capsys.readouterr().out
+    assert frame.read_bytes() == before
+    assert main([str(path), "--fix", str(path / "fixed.json")]) == 1
+    assert "can't be written" in capsys.readouterr().out
+
+    (tmp_path / "fixed.json").write_text("older")
+    monkeypatch.setattr(validate._YtvisWriter, "write", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left")))
+    assert main([str(path), "--fix", str(tmp_path / "fixed.json")]) == 1
+    assert "No space left" in capsys.readouterr().out
+    assert (tmp_path / "fixed.json").read_text() == "older"
+    assert not list(tmp_path.glob("*partial*"))
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")

@@ -504,6 +504,11 @@ def annotated(**changes):
             broken(videos=[changed(video(2), length="2")]),
             "video 1 of the ground truth: length is '2'; expected its num",
         ),
+        (
+            broken(videos=[changed(video(2), length=True)]),
+            "video 1 .*: length is True; expected its number",
+        ),
+        (broken(videos=[changed(video(2), width=4.5)]), "video 1 .*: width is 4.5; expected .* of pixels, up to"),
         (broken(videos=[changed(video(2), height=None)]), "video 1 .*: height is None; expected .* of pixels, up to"),
         (
             broken(videos=[changed(video(2), width=2**31)]),

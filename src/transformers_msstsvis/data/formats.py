@@ -96,7 +96,8 @@ class Source:
         categories: entries as they are in the file.
         frames_dir: folder that file names are relative to; None when it was not found.
         split: `"train"`, `"validation"`, `"test"`, or None when nothing tells.
-        labelled: whether there are annotations at all.
+        labelled: whether there is a list of annotations.
+        annotated: whether it has any.
         problems: those that are known before any record is read.
         unused: how many annotations `problems` are about.
         max_annotation_id: the largest id in use.
@@ -109,6 +110,7 @@ class Source:
     frames_dir: Path | None = None
     split: str | None = None
     labelled: bool = True
+    annotated: bool = True
     problems: list[Problem] = field(default_factory=list)
     unused: int = 0
     max_annotation_id: int = 0
@@ -381,7 +383,7 @@ class _JsonSource(Source):
     def __init__(self, path: Path, contents: _JsonContents):
         super().__init__(path, contents.categories)
         self.contents = contents
-        self.labelled = contents.labelled
+        self.labelled, self.annotated = contents.labelled, len(contents.start) > 0
         self.max_annotation_id = contents.max_annotation_id
         self._group()
 

@@ -1,6 +1,7 @@
 """Check an annotation file, and repair what can be: `python -m transformers_msstsvis.data.validate FILE`."""
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -8,7 +9,9 @@ from pathlib import Path
 
 from transformers.utils.logging import tqdm
 
+from ..files import check_writable, written_aside
 from .formats import open_source
+from .images import IMAGE_SUFFIXES
 from .loading import ytvis_entries
 from .validation import CheckedRows
 
@@ -37,14 +40,37 @@ def validate(
 
     Raises:
         FileNotFoundError, ValueError: when the annotations can't be read at all.
-        ValueError: when `fix` is the annotation file itself.
+        ValueError: when `fix` is the annotation file itself, or has the name of an image.
+        OSError: when `fix` can't be written; before anything is checked, where that can be known.
     """
     source = open_source(annotations, frames_dir, split, allow_outside, tracks)
-    if fix is not None and Path(fix).resolve() == source.path.resolve():
-        raise ValueError(f"{fix} is the annotation file itself; give another name for the repaired copy")
+    if fix is not None:
+        _check_output(Path(fix), source.path)
     checked = CheckedRows(source, check_frames=True, decode=decode, repair=fix is not None)
-    copy = None if fix is None else _YtvisWriter(Path(fix))
-    errors, videos, annotated = 0, 0, 0
+    with contextlib.nullcontext() if fix is None else written_aside(fix) as unfinished:
+        copy = None if unfinished is None else _YtvisWriter(unfinished)
+        try:
+            errors = _report(checked, copy)
+        finally:
+            if copy is not None:
+                copy.file.close()
+    if fix is not None:
+        left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(checked.left_out.items()) if count)
+        print(f"wrote {fix}; left out: {left_out or 'nothing'}; file names are relative to {source.frames_dir}")
+    return errors
+
+
+def _check_output(fix: Path, annotations: Path) -> None:
+    if fix.resolve() == annotations.resolve() or (fix.exists() and fix.samefile(annotations)):
+        raise ValueError(f"{fix} is the annotation file itself; give another name for the repaired copy")
+    if fix.suffix.lower() in IMAGE_SUFFIXES:
+        raise ValueError(f"{fix} has the name of an image; expected that of a JSON file for the repaired copy")
+    check_writable(fix)
+
+
+def _report(checked: CheckedRows, copy: "_YtvisWriter | None") -> int:
+    """Print the problems, write what is good of the rows, and count the errors."""
+    source, errors, videos, annotated = checked.source, 0, 0, 0
     for row, problems in tqdm(checked, total=len(source) + 3, desc="Checking", leave=False):
         for problem in problems:
             print(problem if problem.is_error else f"{problem} (a remark, no error)")
@@ -57,8 +83,6 @@ def validate(
     print(f"{source.path}: {source.format}, {videos} videos and {annotated} annotations are good, {errors} errors")
     if copy is not None:
         copy.close(checked.categories)
-        left_out = ", ".join(f"{count} {kind}" for kind, count in sorted(checked.left_out.items()) if count)
-        print(f"wrote {fix}; left out: {left_out or 'nothing'}; file names are relative to {source.frames_dir}")
     return errors
 
 
@@ -81,7 +105,6 @@ class _YtvisWriter:
         if self.separator.startswith("{"):
             self.file.write(self.separator)
         self.file.write(f'],\n"videos": {json.dumps(self.videos)},\n"categories": {json.dumps(categories)}}}\n')
-        self.file.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = (options.frames, options.split, options.fix, options.decode, options.allow_outside, tracks)
     try:
         return int(validate(options.file, *settings) > 0)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(error)
         return 1
 

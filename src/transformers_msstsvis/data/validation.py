@@ -48,7 +48,7 @@ def read_categories(source: Source) -> tuple[list[dict[str, Any]], list[Problem]
         if is_text(entry.get("supercategory")):
             categories[identifier]["supercategory"] = entry["supercategory"]
     ids = sorted(categories)
-    if not ids and source.labelled:
+    if not ids and source.annotated:
         found.error("there are no categories; expected a list of objects with id and name", "not repaired")
     if ids != list(range(1, len(ids) + 1)):
         found.remark(f"category ids are {listed(ids)}, not 1 to {len(ids)}; they are kept, labels count from 0")

@@ -510,7 +510,8 @@ def _require(entry: Any, keys: tuple[str, ...], name: str) -> None:
 def _check_video(video: dict[str, Any], name: str) -> None:
     for key, lowest, highest in (("height", 1, MAX_SIDE), ("width", 1, MAX_SIDE), ("length", 0, math.inf)):
         value = _identifier(video[key])
-        if not isinstance(value, (int, float)) or not lowest <= value <= highest:
+        whole = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
+        if not whole or not lowest <= value <= highest:
             unit = "number of frames" if key == "length" else f"number of pixels, up to {MAX_SIDE}"
             raise ValueError(f"{name}: {key} is {value!r}; expected its {unit}")
 
