@@ -421,6 +421,18 @@ def test_last_parts_that_are_those_of_several_frames_are_not_taken(tmp_path):
         load_vis_dataset(path)
 
 
+def test_a_later_frame_that_would_be_another_one_is_told(tmp_path):
+    content = ytvis_content()
+    content["videos"], content["annotations"] = content["videos"][:1], []
+    content["videos"][0]["file_names"] = ["D:/a/0.png", "D:/a/1.png", "D:/b/1.png"]
+    for frame in range(2):
+        write_frame(tmp_path / "JPEGImages" / f"{frame}.png")
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"in file_names, 'D:/b/1.png' and 'D:/a/1.png' both would be '1.png' below"):
+        load_vis_dataset(path)
+
+
 def test_a_backslash_in_the_name_of_a_file_is_kept(tmp_path):
     content = ytvis_content()
     content["videos"][1]["file_names"] = ["home\\0.png"]

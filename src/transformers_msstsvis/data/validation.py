@@ -246,7 +246,7 @@ class CheckedRows:
         try:
             folder, names = self._frames(names)
         except ValueError as error:
-            found.error(f"file_names has {error}")
+            found.error(f"in file_names, {error}")
             return None
         video = {"id": identifier, "height": size[0], "width": size[1], "length": len(names), "file_names": names}
         return {**video, "frames_dir": folder}
@@ -265,8 +265,8 @@ class CheckedRows:
                 other = self._given_names.setdefault(short, name)
                 if other != name:
                     raise ValueError(
-                        f"{name!r} and {other!r}, which both would be {short!r} below {folder}; pass frames_dir, the "
-                        "folder that they are relative to"
+                        f"{name!r} and {other!r} both would be {short!r} below {folder}; expected different frames: "
+                        "pass frames_dir, the folder that they are relative to"
                     )
         return str(folder.absolute()), names
 
