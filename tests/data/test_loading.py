@@ -1,5 +1,6 @@
 """Loading videos with masks from every format, and writing them back."""
 
+import io
 import json
 
 import numpy as np
@@ -311,7 +312,7 @@ def test_the_only_value_of_a_palette_is_told_to_be_an_object(tmp_path, caplog):
 @pytest.mark.parametrize(("draw", "told"), [(palette, False), (grey, True)])
 def test_255_beside_numbers_is_void(tmp_path, caplog, draw, told):
     values = BIG * 2
-    values[0] = 255
+    values[9, 4:26] = values[30, 4:26] = values[9:31, 4] = values[9:31, 25] = 255  # all around
     write_drawn(tmp_path, draw(values), draw((values > 2) * 255))
     annotations = load_vis_dataset(tmp_path)[0]["annotations"]
     assert len(annotations) == 1
@@ -346,6 +347,14 @@ def test_masks_that_were_resized_smoothly_are_refused(tmp_path, times, resamplin
         smooth = Image.fromarray(np.asarray(smooth).astype(np.uint16) * white)
     write_drawn(tmp_path, smooth)
     with pytest.raises(ValueError, match=r"video 1 \(v\), frame 0.png: the mask has \d+ grey levels, .* only as rims"):
+        load_vis_dataset(tmp_path)
+
+
+def test_masks_with_the_noise_of_jpeg_are_refused(tmp_path):
+    file = io.BytesIO()
+    grey(BIG * 255).save(file, "JPEG", quality=60)
+    write_drawn(tmp_path, Image.open(file))
+    with pytest.raises(ValueError, match=r"the mask has \d+ grey levels, .* only as rims"):
         load_vis_dataset(tmp_path)
 
 

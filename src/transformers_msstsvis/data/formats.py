@@ -781,8 +781,8 @@ def _read_objects(png: Path, frame: Path, is_mots: bool) -> dict[int, dict[str, 
         strange = [value for value in objects if value < 1000]
         if strange:
             raise ValueError(f"the mask has the value {strange[0]}; expected 1000 * category + object, as of MOTS")
-    elif not has_palette:
-        _refuse_interpolation(values, objects)
+    else:
+        _refuse_interpolation(values, objects, has_palette)
     masks = {value: np.asfortranarray(values == value, dtype=np.uint8) for value in objects}
     return {
         _VOID if has_palette and value == _PALETTE_VOID else value: rle_codec.encode(mask)
@@ -790,18 +790,22 @@ def _read_objects(png: Path, frame: Path, is_mots: bool) -> dict[int, dict[str, 
     }
 
 
-def _refuse_interpolation(values: np.ndarray, objects: list[int]) -> None:
+def _refuse_interpolation(values: np.ndarray, objects: list[int], has_palette: bool) -> None:
     """Refuse grey levels that come from resizing or blurring: rims between 0 and the brightest, without an inside."""
-    if len(objects) < 2 or objects[-1] < _BRIGHT:
+    others = [value for value in objects if value != _PALETTE_VOID]
+    levels = others if has_palette else objects
+    if len(levels) < 2 or levels[-1] < _BRIGHT:
         return
     padded = np.pad(values, 1)
     around = [np.roll(padded, step, axis)[1:-1, 1:-1] for axis in (0, 1) for step in (1, -1)]
-    inside = np.logical_and.reduce([side == values for side in around])
+    inside = np.unique(values[np.logical_and.reduce([side == values for side in around])])
+    if others[-1] < _SMALL and np.isin(others, inside).any():
+        return  # numbers of objects, and 255 is void
     touching = np.logical_or.reduce([(side != values) & (side != 0) for side in around])
-    rims = np.setdiff1d(objects, np.unique(values[inside]))
-    if 2 * len(rims) >= len(objects) and touching[np.isin(values, rims)].mean() > 0.5:
+    rims = np.setdiff1d(levels, inside)
+    if 2 * len(rims) >= len(levels) and touching[np.isin(values, rims)].mean() > 0.5:
         raise ValueError(
-            f"the mask has {len(objects)} grey levels, {len(rims)} of them only as rims of others, as after resizing "
+            f"the mask has {len(levels)} grey levels, {len(rims)} of them only as rims of others, as after resizing "
             "or blurring; expected one value for each object: make it anew with the nearest value (Image.NEAREST), or "
             "at the size of the frame"
         )
