@@ -169,7 +169,10 @@ def test_categories_are_found_by_name_or_order():
         ),
     ],
 )
-def test_train_script_with_wrong_arguments(arguments, message, annotations, train_script, capsys):
+def test_train_script_with_wrong_arguments(
+    arguments, message, annotations, train_script, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     paths = {"DATA": str(annotations), "MODEL": str(SAMPLE_MODEL)}
     arguments = [paths.get(argument, argument) for argument in arguments]
     assert train_script(*arguments) == 1

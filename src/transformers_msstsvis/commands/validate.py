@@ -10,20 +10,28 @@ from pathlib import Path
 from .command_line import Parser, run
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(prog="transformers-msstsvis validate", description=__doc__)
+def make_parser(prog: str) -> Parser:
+    parser = Parser(prog=prog, description=__doc__)
     parser.add_argument("file", type=Path, help="annotation file, or folder of masks")
     parser.add_argument("--frames", type=Path, help="folder that file names are relative to; found by default")
     parser.add_argument("--split", help="train, validation or test, for the folder of a whole dataset")
     parser.add_argument("--fix", type=Path, metavar="OUT", help="write a repaired copy in YouTube-VIS format")
     parser.add_argument("--decode", action="store_true", help="read the frames completely, not only their headers")
-    return run(check, parser.parse_args(arguments))
+    parser.add_argument("--allow_outside", action="store_true", help="frames may lie outside of their folder")
+    parser.add_argument("--tracks", choices=["yes", "no"], help="whether the images of a COCO file are videos")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return run(check, make_parser("transformers-msstsvis validate").parse_args(arguments))
 
 
 def check(args: argparse.Namespace) -> int:
     from ..data.validate import validate
 
-    return int(validate(args.file, args.frames, args.split, args.fix, args.decode) > 0)
+    tracks = None if args.tracks is None else args.tracks == "yes"
+    errors = validate(args.file, args.frames, args.split, args.fix, args.decode, args.allow_outside, tracks)
+    return int(errors > 0)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Check an annotation file, and repair what can be: `python -m transformers_msstsvis.data.validate FILE`."""
 
-import argparse
 import contextlib
 import json
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from transformers.utils.logging import tqdm
 
+from ..commands.validate import check, make_parser
 from ..files import check_writable, written_aside
 from .formats import open_source
 from .images import IMAGE_SUFFIXES
@@ -109,19 +109,9 @@ class _YtvisWriter:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status, 0 without errors and 1 with."""
-    parser = argparse.ArgumentParser(prog="python -m transformers_msstsvis.data.validate", description=__doc__)
-    parser.add_argument("file", type=Path, help="annotation file, or folder of masks")
-    parser.add_argument("--frames", type=Path, help="folder that file names are relative to; found by default")
-    parser.add_argument("--split", help="train, validation or test, for the folder of a whole dataset")
-    parser.add_argument("--fix", type=Path, metavar="OUT", help="write a repaired copy in YouTube-VIS format")
-    parser.add_argument("--decode", action="store_true", help="read the frames completely, not only their headers")
-    parser.add_argument("--allow_outside", action="store_true", help="frames may lie outside of their folder")
-    parser.add_argument("--tracks", choices=["yes", "no"], help="whether the images of a COCO file are videos")
-    options = parser.parse_args(arguments)
-    tracks = None if options.tracks is None else options.tracks == "yes"
-    settings = (options.frames, options.split, options.fix, options.decode, options.allow_outside, tracks)
+    options = make_parser("python -m transformers_msstsvis.data.validate").parse_args(arguments)
     try:
-        return int(validate(options.file, *settings) > 0)
+        return check(options)
     except (OSError, ValueError) as error:
         print(error)
         return 1
