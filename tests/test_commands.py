@@ -216,7 +216,7 @@ def test_what_is_missing_names_its_extra(monkeypatch):
     with pytest.raises(ModuleNotFoundError, match=message):
         extras.require("datasets")
     with pytest.raises(ModuleNotFoundError, match=message):
-        transformers_msstsvis.load_vis_dataset  # noqa: B018
+        transformers_msstsvis.load_vis_dataset("annotations.json")
     with pytest.raises(ModuleNotFoundError, match=r"accelerate is missing.*\[train\]"):
         train.parse_arguments(["--output_dir", "out"])
     assert transformers_msstsvis.VideoInstances
@@ -243,12 +243,15 @@ def test_without_the_extras(arguments, status, told, tmp_path):
 # ---------------------------------------------------------------------------------------------------- start of process
 
 
-def test_the_wait_policy_of_threads_is_set_before_they_are_there(monkeypatch):
-    told = "import os, sys, transformers_msstsvis; print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)"
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+def test_how_long_threads_spin_is_set_before_they_are_there():
+    told = "import os, sys, transformers_msstsvis; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    }
     as_command = f"import sys; sys.argv[0] = sys.orig_argv[1] = '/bin/transformers-msstsvis'; {told}"
-    assert start("-c", as_command, env=environment).stdout == "PASSIVE False\n"
-    assert start("-c", as_command, env={**environment, "OMP_WAIT_POLICY": "ACTIVE"}).stdout == "ACTIVE False\n"
+    assert start("-c", as_command, env=environment).stdout == "10000 False\n"
+    for name, value, count in (("OMP_WAIT_POLICY", "ACTIVE", "None"), ("GOMP_SPINCOUNT", "7", "7")):
+        assert start("-c", as_command, env={**environment, name: value}).stdout == f"{count} False\n"
     assert start("-c", told, env=environment).stdout == "None True\n"  # a library leaves the environment alone
 
 

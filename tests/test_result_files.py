@@ -107,3 +107,13 @@ def test_lines_are_json(tmp_path):
         {"settings": SETTINGS},
         {"position": 0, "results": results(0), "skipped": None},
     ]
+
+
+def test_two_runs_do_not_share_an_output(tmp_path):
+    files = ResultFiles(tmp_path / "results.json", {})
+    with pytest.raises(ValueError, match=r"another evaluation is writing .*results\.json; wait for its end, or give"):
+        ResultFiles(tmp_path / "results.json", {})
+    ResultFiles(tmp_path / "results.json", {}, rank=1).close()  # a process of the same run
+    files.close()
+    ResultFiles(tmp_path / "results.json", {}).close(delete=True)
+    assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,6 @@ Importing the package makes its models known to the Auto classes, and the task `
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .extras import require
 from .startup import is_command, prepare_process
 
 if TYPE_CHECKING:
@@ -106,8 +105,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "load_vis_dataset":
-        require("datasets")
     import_module(".registration", __name__)
     return getattr(import_module(f".{_LAZY[name]}", __name__), name)
 

@@ -4,12 +4,14 @@ Every process writes a file of its own beside the output, `results.json.part-0.j
 settings of the run, then a line per video. At the end one process puts them together in the order of the dataset.
 """
 
+import glob
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -28,7 +30,7 @@ class ResultFiles:
         done (`set[int]`): positions in the dataset of the videos that have results.
 
     Raises:
-        ValueError: when there are parts of a run with other settings.
+        ValueError: when there are parts of a run with other settings, or another run is writing them.
         OSError: when files can't be written there.
     """
 
@@ -36,6 +38,14 @@ class ResultFiles:
         self.output = Path(output)
         self.output.parent.mkdir(parents=True, exist_ok=True)
         self._settings = json.loads(json.dumps(settings))
+        # Released by the system when the process ends, however it does.
+        self._lock = FileLock(self.output.with_name(f"{self.output.name}.part-{rank}.lock"), timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise ValueError(
+                f"another evaluation is writing {self.output}; wait for its end, or give another output"
+            ) from error
         self._part = self.output.with_name(f"{self.output.name}.part-{rank}.jsonl")
         self.done = {entry["position"] for entry in self._entries() if entry["results"] is not None}
         end = self._part.read_bytes().rfind(b"\n") + 1 if self._part.is_file() else 0
@@ -76,8 +86,11 @@ class ResultFiles:
     def close(self, delete: bool = False) -> None:
         """Stop writing; with `delete`, remove the files of all processes."""
         self._file.close()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
         if delete:
-            for part in self._parts():
+            locks = self.output.parent.glob(f"{glob.escape(self.output.name)}.part-*.lock")
+            for part in (*self._parts(), *locks):
                 part.unlink(missing_ok=True)
 
     def _write(self, entry: dict[str, Any]) -> None:

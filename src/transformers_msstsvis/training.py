@@ -43,6 +43,7 @@ from transformers.trainer_utils import (
 from transformers.utils import logging
 
 from .checkpoint_files import check_weights, check_weights_file, told_in_words
+from .data.images import read_image
 from .data.sampling import EpochCallback
 from .losses.discriminator import Adversary, foregrounds
 from .model_card import Evaluation, is_hub_name, model_card, training_facts, write_card
@@ -753,8 +754,7 @@ def prediction_sheet(video: dict[str, Any], predictions: list[dict[str, Any]], n
     chosen = np.linspace(0, len(frames) - 1, min(SAMPLE_FRAMES, len(frames))).round().astype(int)
     drawn = []
     for frame in chosen:
-        with Image.open(frames[frame]) as image:
-            drawn.append(draw_instances(np.asarray(image.convert("RGB")), found, int(frame)))
+        drawn.append(draw_instances(read_image(frames[frame]), found, int(frame)))
     sheet = Image.fromarray(contact_sheet(drawn, columns=len(drawn)))
     sheet.thumbnail((SAMPLE_WIDTH, sheet.height))
     return np.asarray(sheet)

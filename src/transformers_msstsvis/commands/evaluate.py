@@ -25,6 +25,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="transformers-msstsvis evaluate", description=__doc__)
     parser.add_argument("--dataset", help="annotations: YouTube-VIS, OVIS, COCO video, or a folder of masks")
     parser.add_argument("--frames_dir", help="folder of the frames; found around the annotations by default")
+    parser.add_argument("--allow_outside", action="store_true", help="frames may lie outside of their folder")
+    parser.add_argument("--tracks", choices=["yes", "no"], help="whether the images of a COCO file are videos")
     parser.add_argument("--model", help="checkpoint; the bundled one by default")
     parser.add_argument("--results", help="score this results.json instead of running a model")
     parser.add_argument("--output", help="write the results in submission format, as .json")
@@ -51,10 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def validate(args: argparse.Namespace) -> int:
-    from ..evaluation import read_ground_truth
     from ..metrics.submission import validate_submission
 
-    dataset = read_ground_truth(args.dataset, args.frames_dir, require_labels=False) if args.dataset else None
+    dataset = ground_truth(args, require_labels=False) if args.dataset else None
     problems = validate_submission(args.validate, dataset)
     for problem in problems:
         print(problem)
@@ -64,7 +65,7 @@ def validate(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    from ..evaluation import read_ground_truth, read_results, write_results
+    from ..evaluation import read_results, write_results
     from ..files import check_distinct, check_writable, files_of
     from ..metrics.plots import check_plot
     from ..metrics.short_long import compute_short_long
@@ -79,7 +80,7 @@ def evaluate(args: argparse.Namespace) -> int:
         check_plot(args.plot)
     # Labels of validation splits are not public; results for a server don't need them.
     score = not (args.output or args.submission)
-    dataset = read_ground_truth(args.dataset, args.frames_dir, require_labels=score or bool(args.results or args.plot))
+    dataset = ground_truth(args, require_labels=score or bool(args.results or args.plot))
     metric = None
     if dataset.get("annotations"):
         with naming(args.dataset):
@@ -103,6 +104,15 @@ def evaluate(args: argparse.Namespace) -> int:
         metric.update(results)
     report(args, metric, {category["id"]: str(category.get("name", "")) for category in dataset["categories"]})
     return 0
+
+
+def ground_truth(args: argparse.Namespace, require_labels: bool) -> dict:
+    from ..evaluation import read_ground_truth
+
+    tracks = None if args.tracks is None else args.tracks == "yes"
+    return read_ground_truth(
+        args.dataset, args.frames_dir, require_labels, allow_outside=args.allow_outside, tracks=tracks
+    )
 
 
 @contextlib.contextmanager

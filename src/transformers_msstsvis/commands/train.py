@@ -23,6 +23,7 @@ from ..extras import require
 from .command_line import EitherSpelling, run
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import TrainingArguments
 
     from ..data.sampling import Clips
@@ -81,6 +82,10 @@ class Arguments:
     on_error: str = field(
         default="raise",
         metadata={"help": "skip: leave out annotations with errors, replace clips that can't be read by others."},
+    )
+    allow_outside: bool = field(default=False, metadata={"help": "Frames may lie outside of their folder."})
+    tracks: str | None = field(
+        default=None, metadata={"help": "yes or no: whether the images of a COCO file are videos; told by the file."}
     )
     stills: str | None = field(
         default=None,
@@ -202,7 +207,6 @@ def make_trainer(arguments: Arguments, training: "TrainingArguments") -> "VisTra
 
     from .. import AutoModelForVideoInstanceSegmentation, MsstsVisVideoProcessor
     from ..data.clips import ClipCollator
-    from ..data.loading import load_vis_dataset
     from ..training import VisTrainer, load_for_training, report_steps
 
     set_seed(training.seed)
@@ -223,7 +227,7 @@ def make_trainer(arguments: Arguments, training: "TrainingArguments") -> "VisTra
     processor = MsstsVisVideoProcessor(size=inference_size(arguments, clips))
     videos = None
     if arguments.eval_dataset:
-        videos = load_vis_dataset(arguments.eval_dataset, arguments.eval_frames_dir, on_error=arguments.on_error)
+        videos = read_dataset(arguments, arguments.eval_dataset, arguments.eval_frames_dir)
     trainer = VisTrainer(
         model=model,
         args=training,
@@ -273,15 +277,15 @@ def make_clips(arguments: Arguments, seed: int) -> "Clips":
     videos = stills = None
     if arguments.dataset:
         videos = VideoClips(
-            arguments.dataset,
-            arguments.frames_dir,
+            read_dataset(arguments, arguments.dataset, arguments.frames_dir),
             sampling=arguments.sampling,
             stride=arguments.stride,
             augmentation=augmentation,
             **common,
         )
     if arguments.stills:
-        stills = PseudoClips(arguments.stills, arguments.stills_dir, augmentation=stills_augmentation, **common)
+        images = read_dataset(arguments, arguments.stills, arguments.stills_dir)
+        stills = PseudoClips(images, augmentation=stills_augmentation, **common)
     if videos is None or stills is None:
         return stills if videos is None else videos
     share = arguments.stills_share
@@ -291,6 +295,21 @@ def make_clips(arguments: Arguments, seed: int) -> "Clips":
         renames=[None, read_object("stills_classes", arguments.stills_classes or "{}")],
         unmatched="drop",
         seed=seed,
+    )
+
+
+def read_dataset(arguments: Arguments, path: str, frames_dir: str | None) -> "Dataset":
+    """Annotated videos or images, read as the command line asks for."""
+    from ..data.loading import load_vis_dataset
+
+    if arguments.tracks not in (None, "yes", "no"):
+        raise ValueError(f"--tracks is {arguments.tracks}; expected yes or no")
+    return load_vis_dataset(
+        path,
+        frames_dir,
+        on_error=arguments.on_error,
+        allow_outside=arguments.allow_outside,
+        tracks=None if arguments.tracks is None else arguments.tracks == "yes",
     )
 
 

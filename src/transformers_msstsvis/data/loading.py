@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
+from ..extras import require
 from .formats import locate, open_source
 from .frames import OutsideError, frame_path
 from .images import ImageError, read_image
@@ -87,6 +88,7 @@ def load_vis_dataset(
         FileNotFoundError: when the annotations or the folder of frames are not found.
         ValueError: when the data is in none of the formats, or has an error and `on_error` is `"raise"`.
     """
+    require("datasets")
     import datasets
     from datasets.exceptions import DatasetGenerationError
 
