@@ -695,3 +695,24 @@ def test_a_video_without_frames():
     ground_truth["annotations"].append({**ground_truth["annotations"][0], "id": 2, "video_id": 2, "segmentations": []})
     result = evaluate_ytvis(ground_truth, [guess(LEFT), {**guess(), "video_id": 2}])
     assert result["AR100"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"iou_thresholds": "a"}, "iou_thresholds is 'a'; expected a sequence of numbers"),
+        ({"iou_thresholds": 0.5}, "iou_thresholds is 0.5; expected a sequence of numbers"),
+        ({"max_detections": 0}, "max_detections is 0; expected positive numbers"),
+        ({"max_detections": (1.5,)}, r"max_detections is \(1.5,\); expected positive numbers"),
+    ],
+)
+def test_settings_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        YtvisMeanAveragePrecision(**arguments)
+
+
+def test_what_is_no_metric_and_no_list_of_ids():
+    with pytest.raises(TypeError, match="other is of type NoneType; expected another"):
+        YtvisMeanAveragePrecision().merge(None)
+    with pytest.raises(TypeError, match="video_ids is 5; expected a list of ids"):
+        YtvisMeanAveragePrecision().compute(video_ids=5)

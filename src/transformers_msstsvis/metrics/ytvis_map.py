@@ -23,6 +23,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,17 +142,21 @@ class YtvisMeanAveragePrecision:
         max_detections: Sequence[int] = (1, 10, 100),
         ovis: bool = False,
     ):
-        self.iou_thresholds = np.asarray(iou_thresholds, dtype=np.float64)
-        self.max_detections = tuple(sorted(max_detections))
-        self.ovis = ovis
+        try:
+            self.iou_thresholds = np.asarray(iou_thresholds, dtype=np.float64)
+        except (TypeError, ValueError):
+            self.iou_thresholds = np.array(0.0)
         if self.iou_thresholds.ndim != 1 or not len(self.iou_thresholds):
-            raise ValueError(f"iou_thresholds is {iou_thresholds}; expected a sequence of numbers, e.g. [0.5, 0.75]")
+            raise ValueError(f"iou_thresholds is {iou_thresholds!r}; expected a sequence of numbers, e.g. [0.5, 0.75]")
         if not ((self.iou_thresholds > 0) & (self.iou_thresholds <= 1)).all():
             raise ValueError(
                 f"iou_thresholds is {iou_thresholds}; expected values above 0 and up to 1: divide percent by 100"
             )
-        if not self.max_detections or self.max_detections[0] < 1:
-            raise ValueError(f"max_detections is {max_detections}; expected positive numbers such as (1, 10, 100)")
+        limits = list(max_detections) if isinstance(max_detections, Iterable) else []
+        if not limits or not all(isinstance(limit, Integral) and limit >= 1 for limit in limits):
+            raise ValueError(f"max_detections is {max_detections!r}; expected positive numbers, and whole ones, such as (1, 10, 100)")
+        self.max_detections = tuple(sorted(limits))
+        self.ovis = ovis
 
         self._ground_truth: dict[Any, Reference] | None = None
         self._ground_truth_categories: set = set()
@@ -222,8 +227,11 @@ class YtvisMeanAveragePrecision:
         """Adds what `other` has measured, e.g. in another process, and returns `self`.
 
         Raises:
+            TypeError: if `other` is no such metric.
             ValueError: if the two have different settings, or different results for the same video.
         """
+        if not isinstance(other, YtvisMeanAveragePrecision):
+            raise TypeError(f"other is of type {type(other).__name__}; expected another YtvisMeanAveragePrecision")
         for name in ("iou_thresholds", "max_detections", "ovis"):
             ours, theirs = getattr(self, name), getattr(other, name)
             if not np.array_equal(ours, theirs):
@@ -257,6 +265,8 @@ class YtvisMeanAveragePrecision:
         Raises:
             ValueError: if there is nothing to evaluate, or one of `video_ids` is not known.
         """
+        if video_ids is not None and not isinstance(video_ids, Iterable):
+            raise TypeError(f"video_ids is {video_ids!r}; expected a list of ids")
         chosen = set(self.video_ids) if video_ids is None else {_identifier(video_id) for video_id in video_ids}
         unknown = sorted(chosen.difference(self.video_ids), key=str)
         if unknown:
