@@ -154,7 +154,9 @@ class YtvisMeanAveragePrecision:
             )
         limits = list(max_detections) if isinstance(max_detections, Iterable) else []
         if not limits or not all(isinstance(limit, Integral) and limit >= 1 for limit in limits):
-            raise ValueError(f"max_detections is {max_detections!r}; expected positive numbers, and whole ones, such as (1, 10, 100)")
+            raise ValueError(
+                f"max_detections is {max_detections!r}; expected positive numbers, whole ones, such as (1, 10, 100)"
+            )
         self.max_detections = tuple(sorted(limits))
         self.ovis = ovis
 
