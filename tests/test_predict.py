@@ -259,7 +259,7 @@ def test_ctrl_c_keeps_what_is_finished(checkpoint, tmp_path, monkeypatch, capsys
     assert script.main([str(clip), "--model", checkpoint, "--max-frames", "6", "--threshold", "0"]) == 130
     video, tracks = ("out.partial.mp4", "out.partial.json") if older else ("out.mp4", "out.json")
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stopped")]
-    assert told == [f"stopped after 11 frames, of which are {tracks}, {video}"]
+    assert told == [f"stopped after 11 frames, which are in {tracks}, {video}"]
     assert len(list(VideoReader(tmp_path / video))) == 11
     assert len(json.loads((tmp_path / tracks).read_text())[0]["segmentations"]) == 11
     if older:

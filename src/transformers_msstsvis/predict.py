@@ -137,7 +137,8 @@ def predict_video(
     except VideoInterrupted as stop:
         if stop.instances is not None:
             written = ", ".join(map(str, _write(stop.instances, reader, outputs, finished=False)))
-            stop.args = (f"stopped after {stop.instances.num_frames} frames, of which are {written or 'no files'}",)
+            place = f", which are in {written}" if written else ""
+            stop.args = (f"stopped after {stop.instances.num_frames} frames{place}",)
         raise
     _write(instances, reader, outputs)
     return instances
