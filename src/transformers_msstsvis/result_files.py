@@ -4,14 +4,12 @@ Every process writes a file of its own beside the output, `results.json.part-0.j
 settings of the run, then a line per video. At the end one process puts them together in the order of the dataset.
 """
 
-import glob
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -38,18 +36,13 @@ class ResultFiles:
         self.output = Path(output)
         self.output.parent.mkdir(parents=True, exist_ok=True)
         self._settings = json.loads(json.dumps(settings))
-        # Released by the system when the process ends, however it does.
-        self._lock = FileLock(self.output.with_name(f"{self.output.name}.part-{rank}.lock"), timeout=0)
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise ValueError(
-                f"another evaluation is writing {self.output}; wait for its end, or give another output"
-            ) from error
         self._part = self.output.with_name(f"{self.output.name}.part-{rank}.jsonl")
-        self.done = {entry["position"] for entry in self._entries() if entry["results"] is not None}
-        end = self._part.read_bytes().rfind(b"\n") + 1 if self._part.is_file() else 0
         self._file = open(self._part, "ab")
+        if not _lock(self._file):
+            self._file.close()
+            raise ValueError(f"another evaluation is writing {self.output}; wait for its end, or give another output")
+        self.done = {entry["position"] for entry in self._entries() if entry["results"] is not None}
+        end = self._part.read_bytes().rfind(b"\n") + 1
         self._file.truncate(end)  # a line that a stopped run has not finished
         if not end:
             self._write({"settings": self._settings})
@@ -86,11 +79,8 @@ class ResultFiles:
     def close(self, delete: bool = False) -> None:
         """Stop writing; with `delete`, remove the files of all processes."""
         self._file.close()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
-        self._lock.release()
         if delete:
-            locks = self.output.parent.glob(f"{glob.escape(self.output.name)}.part-*.lock")
-            for part in (*self._parts(), *locks):
+            for part in self._parts():
                 part.unlink(missing_ok=True)
 
     def _write(self, entry: dict[str, Any]) -> None:
@@ -143,6 +133,21 @@ class ResultFiles:
                 f"{part} holds unfinished results of another run: {differences}; delete it to start anew, repeat the "
                 "run as it was to go on, or choose another output"
             )
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Whether an open file is ours alone; the system lets it go when it is closed, or the process ends somehow."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # not every file system has locks
+        pass
+    return True
 
 
 def _is_known(position: Any, results: Any, skipped: Any) -> bool:
