@@ -6,6 +6,7 @@ work.
 
 import contextlib
 import glob
+import itertools
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -56,16 +57,17 @@ def check_distinct(outputs: Iterable[str | PathLike | None], inputs: Iterable[st
     inputs = [Path(path) for path in inputs]
     seen: list[Path] = []
     for output in (Path(path).expanduser() for path in outputs if path is not None):
+        if output.exists() and not output.is_file() and not output.is_dir():
+            continue  # a device or a pipe
         for other in seen:
             if output.resolve() == other.resolve() or _same(output, other):
                 raise ValueError(f"{output} would be written twice, also as {other}; choose different outputs")
         seen.append(output)
-        for path in (output, partial_path(output)):
-            for given in inputs:
-                if path.resolve() == given.resolve() or _same(path, given):
-                    raise ValueError(f"{path} is the input itself; choose another output")
-                if path.is_dir() and given.is_file() and _same(path, given.parent):
-                    raise ValueError(f"{path} is the folder of the input {given.name}; choose another output")
+        for given in inputs:
+            if output.resolve() == given.resolve() or _same(output, given):
+                raise ValueError(f"{output} is the input itself; choose another output")
+            if output.is_dir() and given.is_file() and _same(output, given.parent):
+                raise ValueError(f"{output} is the folder of the input {given.name}; choose another output")
 
 
 def files_of(source: str | PathLike | list[str | PathLike]) -> list[Path]:
@@ -81,9 +83,16 @@ def files_of(source: str | PathLike | list[str | PathLike]) -> list[Path]:
 
 
 def partial_path(path: str | PathLike) -> Path:
-    """Where a file is written until it is finished: `clip.partial.mp4` for `clip.mp4`, and inside of a folder."""
+    """
+    Where a file, or what belongs into a folder, is written until it is finished: `clip.partial.mp4` for `clip.mp4`,
+    `frames/partial` for `frames`, with a number where there is such a file already.
+    """
     path = Path(path)
-    return path / "partial" if path.is_dir() else path.with_name(f"{path.stem}.partial{path.suffix}")
+    names = (f"partial-{number}" if number > 1 else "partial" for number in itertools.count(1))
+    if path.is_dir():
+        return next(path / name for name in names if not (path / name).exists())
+    asides = (path.with_name(f"{path.stem}.{name}{path.suffix}") for name in names)
+    return next(aside for aside in asides if not aside.exists())
 
 
 @contextlib.contextmanager
@@ -118,10 +127,10 @@ def folder_written_aside(path: str | PathLike) -> Iterator[Path]:
     """
     path = Path(path).expanduser()
     check_writable_folder(path)
-    partial = path / "partial"
+    partial = partial_path(path)
     try:
         with naming(path):
-            partial.mkdir(exist_ok=True)
+            partial.mkdir()
             yield partial
             move_into_place(partial, path)
     except BaseException:

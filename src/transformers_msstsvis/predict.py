@@ -57,6 +57,8 @@ class Outputs(NamedTuple):
 
     def check(self, video: Video, model: str | PathLike) -> None:
         """Find what can be wrong with the files before the model runs."""
+        if self.json is not None and self.json.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
+            raise ValueError(f"{self.json} has the name of a picture or a video; expected that of a JSON file")
         folder = self.video is not None and (not self.video.suffix or self.video.is_dir())
         check_writable(self.json, None if folder else self.video)
         check_distinct(self, [*files_of(video), *files_of(model)])

@@ -137,7 +137,9 @@ class VideoInstances:
                 "leave these instances out, and look for NaN in the model's logits"
             )
         self.masks = [self._checked_masks(index, masks) for index, masks in enumerate(self.masks)]
-        _check_runs([rle for masks in self.masks for rle in masks if rle is not None])
+        areas = iter(_check_runs([rle for masks in self.masks for rle in masks if rle is not None]))
+        # A mask without a pixel is none.
+        self.masks = [[rle if rle is not None and next(areas) else None for rle in masks] for masks in self.masks]
         self.boxes = self._checked_boxes(self.boxes)
 
     def _checked_masks(self, index: int, masks: list[RLE | None]) -> list[RLE | None]:
@@ -175,6 +177,8 @@ class VideoInstances:
                     boxes[index, frame] = np.nan
                 elif np.isnan(boxes[index, frame]).any():
                     x, y, width, height = coco_mask.toBbox(rle)
+                    if x + width > self.size[1] or y + height > self.size[0]:  # misled by runs of no length
+                        x, y, width, height = coco_mask.toBbox(coco_mask.encode(coco_mask.decode(rle)))
                     boxes[index, frame] = x, y, x + width, y + height
         return boxes
 
@@ -579,15 +583,21 @@ def _whole_numbers(name: str, values: Any, number: int, meaning: str) -> tuple[i
     return tuple(whole.tolist())
 
 
-def _check_runs(masks: list[RLE]) -> None:
-    """Run lengths that do not add up to the frame let pycocotools read memory that nothing has written."""
+def _check_runs(masks: list[RLE]) -> list[int]:
+    """
+    The pixels of masks whose run lengths add up to the frame; others let pycocotools read memory that nothing has
+    written, and are refused.
+    """
+    areas = []
     for start in range(0, len(masks), _CHECKED_AT_ONCE):
         part = masks[start : start + _CHECKED_AT_ONCE]
-        totals = count_pixels([rle["counts"] for rle in part])[1]
+        pixels, totals = count_pixels([rle["counts"] for rle in part])
+        areas += pixels.tolist()
         for rle, total in zip(part, totals.tolist(), strict=True):
             height, width = rle["size"]
             if total != height * width:
                 raise ValueError(counts_message(total, height, width))
+    return areas
 
 
 def _visible(rle: RLE | None) -> RLE | None:
@@ -616,5 +626,5 @@ def _normalised_rle(rle: RLE) -> RLE:
     if isinstance(counts, str):
         return rle
     if isinstance(counts, list):
-        return read_mask({"size": list(rle["size"]), "counts": counts}, *rle["size"])
+        counts = read_mask({"size": list(rle["size"]), "counts": counts}, *rle["size"])["counts"]
     return {"size": list(rle["size"]), "counts": counts.decode("ascii")}

@@ -25,6 +25,8 @@ SCHEMES = ("http", "https")
 MAX_BYTES = 2 * 2**30
 ANSWER_SECONDS = 20.0  # to connect, to answer, and from one piece to the next
 SLOWEST = 1024  # bytes per second, on the mean of `ANSWER_SECONDS`
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_LONGEST_NUMBER = 18  # digits
 _PIECE = 1 << 18  # bytes
 _RESERVED = "%/:=&?~+!$,;'@()*[]"  # in the path and query of an address that is quoted already
 
@@ -77,7 +79,7 @@ def download(
     except TimeoutError as error:
         raise _too_slow(url) from error
     except (http.client.HTTPException, ValueError, ConnectionError) as error:
-        reason = str(error) or type(error).__name__
+        reason = ascii(str(error) or type(error).__name__)[1:80].rstrip("'")
         raise OSError(f"{url} could not be fetched ({reason}): check the address") from error
 
 
@@ -95,7 +97,7 @@ def _request(url: str) -> urllib.request.Request:
 
 def _save(response, url: str, report: Callable[[str], None], max_bytes: int) -> BinaryIO:
     announced = response.headers.get("Content-Length", "")
-    announced = int(announced) if announced.isdecimal() else None
+    announced = int(announced) if announced.isdecimal() and len(announced) <= _LONGEST_NUMBER else None
     too_large = OSError(
         f"{url} is larger than {max_bytes / 2**30:.3g} GiB, or never ends: download the part that you need, and pass "
         "the file"
@@ -113,6 +115,8 @@ def _save(response, url: str, report: Callable[[str], None], max_bytes: int) -> 
                 try:
                     piece = response.read1(_PIECE)
                 except (http.client.IncompleteRead, ConnectionError):
+                    if announced is None:
+                        report(f"the transfer broke off after {total} bytes")
                     piece = b""
                 if not piece:
                     break
@@ -195,5 +199,12 @@ class _Connections(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
 
 
 def _check_public(address: str) -> None:
-    if not ipaddress.ip_address(address.partition("%")[0]).is_global:
-        raise URLError(f"{address} is not a public address, and only those are allowed here")
+    given = ipaddress.ip_address(address.partition("%")[0])
+    inner = [given]
+    if given.version == 6:
+        # Addresses of the older protocol, in the forms that gateways take.
+        inner += [given.ipv4_mapped, given.sixtofour]
+        if given in _NAT64:
+            inner.append(ipaddress.IPv4Address(int(given) & 0xFFFFFFFF))
+    if any(part is not None and (not part.is_global or part.is_multicast) for part in inner):
+        raise OSError(f"{address} is not a public address, and only those are allowed here")

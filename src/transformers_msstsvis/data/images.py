@@ -12,14 +12,23 @@ import numpy as np
 if TYPE_CHECKING:
     import PIL.Image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".avif")
 
+_BY_CONTENT = ("PNG", "WEBP", "TIFF", "AVIF")
 _ORIENTATION = 0x0112  # EXIF
 _SIDEWAYS = (5, 6, 7, 8)  # its values that swap height and width
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_TEXTS, _PNG_PROFILE = (b"tEXt", b"zTXt", b"iTXt"), b"Raw profile type exif"
+_PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_PNG_KEYS = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # of texts that tell the orientation
+_LONGEST_KEY = max(map(len, _PNG_KEYS))
 _TWELVE_BITS = 2**12
 _SIXTEEN_BITS = 2**16
+
+
+_TOO_DARK = (
+    "it has 16 bits, but no pixel above {}: at the full range of 65535 it would be almost black; scale its values and "
+    "save it with 8 bits a channel"
+)
 
 
 class ImageError(ValueError):
@@ -48,32 +57,55 @@ def read_image(image: "str | PathLike | BinaryIO | PIL.Image.Image") -> np.ndarr
         return _frame(picture)
 
 
-def read_images(image: "str | PathLike | BinaryIO") -> Iterator[np.ndarray]:
+def read_images(image: "str | PathLike | BinaryIO") -> "Iterator[np.ndarray | ImageError]":
     """
-    The pictures of an animation (WebP, APNG, GIF) or of a file with pages (TIFF), in order, each as of [`read_image`].
+    The pictures of an animation (WebP, APNG, GIF, AVIF) or of a file with pages (TIFF), in order, each as of
+    [`read_image`]; in the place of one that cannot be used, the error that says why.
 
     Raises:
-        FileNotFoundError, ImageError: as [`read_image`].
+        FileNotFoundError, ImageError: as [`read_image`], where the file is damaged.
     """
     with _opened(image) as picture:
         for number in _numbers(picture):
             picture.seek(number)
-            yield _frame(picture)
+            try:
+                frame = _frame(picture)
+            except ImageError as error:
+                frame = error
+            yield frame
 
 
 def count_images(image: "str | PathLike | BinaryIO") -> tuple[int, float | None]:
     """
-    How many pictures a file holds, and for how many milliseconds the first is shown, None where it does not say.
+    How many pictures a file holds, and for how many milliseconds one is shown on the mean, None where it does not say.
 
     Raises:
         FileNotFoundError, ImageError: as [`read_image`].
     """
     with _opened(image) as picture:
         numbers = _numbers(picture)
-        if len(numbers) > 1:
-            picture.seek(numbers[0])
+        if len(numbers) == 1 or picture.format == "TIFF":
+            return len(numbers), None
+        durations = []
+        for number in numbers:
+            picture.seek(number)
             picture.load()  # WebP tells the duration of a picture with its pixels
-        return len(numbers), picture.info.get("duration")
+            durations.append(picture.info.get("duration", 0))
+        return len(numbers), sum(durations) / len(durations) or None
+
+
+def is_image(path: str | PathLike) -> bool:
+    """
+    Whether a file is one or several images by its content, whatever its name; GIF, which FFmpeg reads as a video, and
+    JPEG, with which a video of JPEGs begins, are by their name.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=_BY_CONTENT):
+            return True
+    except Exception:  # Pillow raises of every kind
+        return False
 
 
 def image_size(image: "str | PathLike | BinaryIO | PIL.Image.Image") -> tuple[int, int]:
@@ -88,7 +120,9 @@ def image_size(image: "str | PathLike | BinaryIO | PIL.Image.Image") -> tuple[in
         if picture.mode.startswith(("I", "F")):
             return _frame(picture).shape[:2]  # only the pixels tell whether it can be used
         size = picture.height, picture.width
-        return size[::-1] if _quick_orientation(picture) in _SIDEWAYS else size
+        # Of a TIFF Pillow gives the size as it is shown.
+        sideways = picture.format != "TIFF" and _quick_orientation(picture) in _SIDEWAYS
+        return size[::-1] if sideways else size
 
 
 def read_orientation(image: "str | PathLike | BinaryIO | PIL.Image.Image") -> int:
@@ -123,7 +157,7 @@ def _tells_orientation(png: "PIL.Image.Image") -> bool:
     while not found and len(header := file.read(8)) == 8:
         start = file.tell()
         kind = header[4:]
-        found = kind == b"eXIf" or (kind in _PNG_TEXTS and file.read(len(_PNG_PROFILE)) == _PNG_PROFILE)
+        found = kind == b"eXIf" or (kind in _PNG_TEXTS and file.read(_LONGEST_KEY).startswith(_PNG_KEYS))
         file.seek(start + int.from_bytes(header[:4], "big") + 4)  # behind its content and its checksum
     file.seek(place)
     return found
@@ -180,6 +214,9 @@ def _refuse_several(image: "PIL.Image.Image") -> None:
 def _frame(image: "PIL.Image.Image") -> np.ndarray:
     from PIL import Image, ImageOps
 
+    sixteen_bits = any(
+        ";16" in str(tile[3]) for tile in getattr(image, "tile", ())
+    )  # of which Pillow keeps the upper eight
     image.load()
     # Pillow would make copies of what is upright and RGB already.
     upright = image if orientation_of(image) == 1 else ImageOps.exif_transpose(image)
@@ -191,7 +228,10 @@ def _frame(image: "PIL.Image.Image") -> np.ndarray:
         )
     elif upright.mode == "P" and "transparency" in upright.info:
         upright = upright.convert("RGBA")  # Pillow warns of the direct way
-    return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
+    frame = np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
+    if sixteen_bits and 0 < frame.max(initial=0) < _TWELVE_BITS // 256:
+        raise ImageError(_TOO_DARK.format("4095"))
+    return frame
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
@@ -201,8 +241,5 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
             f"its pixels go from {lowest} to {highest}; expected 0 to 65535: save it with 8 bits a channel"
         )
     if 0 < highest < _TWELVE_BITS:
-        raise ImageError(
-            f"it has 16 bits, but no pixel above {highest}: at the full range of 65535 it would be almost black; "
-            "scale its values and save it with 8 bits a channel"
-        )
+        raise ImageError(_TOO_DARK.format(highest))
     return np.round(values / 257).astype(np.uint8)

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from ..files import move_into_place, naming, partial_path, written_aside
 from .download import download, is_url, name_of_url
-from .images import IMAGE_SUFFIXES, ImageError, count_images, read_image, read_images
+from .images import IMAGE_SUFFIXES, ImageError, count_images, is_image, read_image, read_images
 
 if TYPE_CHECKING:
     import av
@@ -112,7 +112,7 @@ class VideoReader:
             # Kept, because the file goes away with it.
             self._download = download(source, self._report, self.public_urls)
             self.name = name_of_url(source)
-            return self._open_container(Path(self._download.name))
+            return self._open_file(Path(self._download.name))
         if isinstance(source, str | PathLike):
             if not str(source):
                 raise ValueError("the name of the video is empty; expected a file, a URL, a folder or a glob pattern")
@@ -133,9 +133,7 @@ class VideoReader:
         if path.is_dir():
             return self._open_list(self._folder_images(path))
         if path.is_file():
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                return self._open_image(path)
-            return self._open_container(path)
+            return self._open_file(path)
         if glob.has_magic(str(path)):
             matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
             images = [match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES]
@@ -167,6 +165,11 @@ class VideoReader:
             self._report(f"holds the same frames in several formats; only {chosen} is read")
             images = [path for path in images if path.suffix.lower() == chosen]
         return sorted(images, key=natural_key)
+
+    def _open_file(self, path: Path):
+        if path.suffix.lower() in IMAGE_SUFFIXES or is_image(path):
+            return self._open_image(path)
+        return self._open_container(path)
 
     def _open_container(self, path: Path):
         with _open_av(path, self._where) as stream:
@@ -231,7 +234,10 @@ class VideoReader:
         from av.sidedata.sidedata import Type
 
         picture = frame.to_ndarray(format="rgb24")
-        matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+        try:
+            matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+        except ValueError:  # data of a kind that PyAV does not know; the angle alone it finds beside it
+            matrix, picture = None, np.rot90(picture, round(frame.rotation / 90) % 4)
         if matrix is not None:
             upright = _displayed(picture, np.frombuffer(matrix, dtype=np.int32).reshape(3, 3))
             if upright is None:
@@ -257,7 +263,10 @@ class VideoReader:
             count = 0
             try:
                 for frame in read_images(path):
-                    yield frame
+                    if isinstance(frame, ImageError):
+                        self._report(f"frame {count} could not be read and is left out ({frame})")
+                    else:
+                        yield frame
                     count += 1
             except ImageError as error:
                 self._report(f"breaks off after {count} of {pages} frames ({error})")
@@ -482,7 +491,7 @@ class VideoWriter:
         self.size = size
         self.num_frames = 0
         self.written_to: Path | None = None
-        self._partial = partial_path(self.path) if self.suffix else self.path / "partial"
+        self._partial: Path | None = None
         self._container = self._stream = None
 
     def __enter__(self) -> "VideoWriter":
@@ -546,15 +555,17 @@ class VideoWriter:
             with contextlib.suppress(OSError):
                 self._container.close()
             self._container = None
-        if self.suffix:
+        if self._partial is not None and self.suffix:
             self._partial.unlink(missing_ok=True)
-        elif self._partial.is_dir():
+        elif self._partial is not None and self._partial.is_dir():
             self._partial.rmdir()
 
     def _begin(self) -> None:
         with naming(self.path):
-            (self._partial.parent if self.suffix else self._partial).mkdir(parents=True, exist_ok=True)
+            (self.path.parent if self.suffix else self.path).mkdir(parents=True, exist_ok=True)
+            self._partial = partial_path(self.path)
             if not self.suffix:
+                self._partial.mkdir()
                 return
             import av
 
