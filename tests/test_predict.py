@@ -197,7 +197,7 @@ def test_several_videos_and_folders_of_videos(checkpoint, clip, tmp_path, capsys
     assert len(list((tmp_path / "masks" / "10").glob("*.png"))) == 3
     told = capsys.readouterr()
     assert "bad.mp4" in told.err
-    assert "1 videos failed; the results of the others are written" in told.err
+    assert "1 of the videos failed; the results of the others are written" in told.err
     assert f"wrote {out / 'clip-2.json'}" in told.out
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .models.seqformer.modeling_seqformer import SeqFormerForVideoInstanceSegmentation, SeqFormerModel
     from .pipelines import VideoInstanceSegmentationPipeline
     from .post_processing import post_process_video_instance_segmentation
-    from .predict import predict_video
+    from .predict import predict_video, predict_videos
     from .results import VideoInstances, decode_mask, encode_mask
     from .tracking.stitching import TrackStitcher
     from .training import VisTrainer, load_for_training
@@ -65,6 +65,7 @@ _LAZY = {
     "load_vis_dataset": "data.loading",
     "post_process_video_instance_segmentation": "post_processing",
     "predict_video": "predict",
+    "predict_videos": "predict",
     "write_video": "data.video_io",
 }
 __all__ = [
@@ -98,6 +99,7 @@ __all__ = [
     "load_vis_dataset",
     "post_process_video_instance_segmentation",
     "predict_video",
+    "predict_videos",
     "write_video",
 ]
 

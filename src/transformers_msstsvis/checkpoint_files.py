@@ -2,13 +2,17 @@
 
 import json
 import logging
+import os
 import pickle
+import socket
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from safetensors import SafetensorError, safe_open
 
@@ -21,6 +25,7 @@ NAMES = tuple(
     f"{name}{suffix}" for name in ("model.safetensors", "pytorch_model.bin") for suffix in ("", INDEX_SUFFIX)
 )
 AGAIN = "fetch it again"
+HUB_SECONDS = 3  # to reach the Hub
 LOADING_LOG = "transformers.modeling_utils"  # the logger of the report about what was loaded
 
 
@@ -139,3 +144,44 @@ def told_in_words(source: str | PathLike) -> Iterator[None]:
         ) from error
     except EOFError as error:
         raise ValueError(f"{source} ends too early, an incomplete checkpoint: {AGAIN}") from error
+
+
+def check_checkpoint(model: str | PathLike) -> None:
+    """
+    Check the name of a checkpoint, before it is loaded: a folder with a configuration, or a name on the Hub. Where the
+    Hub can't be reached it answers at once, instead of after all attempts to reach it.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no configuration in it, and no way to the Hub.
+        NotADirectoryError: it is a file.
+    """
+    path = Path(model).expanduser()
+    if path.is_file():
+        raise NotADirectoryError(f"{path} is a file; expected the folder of a checkpoint, such as {path.parent}")
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise FileNotFoundError(f"{path} has no config.json; expected the folder of a checkpoint")
+        return
+    model = str(model)
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    missing = FileNotFoundError(f"there is no model folder {model}; expected a folder, or the name of one on the Hub")
+    if model.startswith((".", "/", "~")) or model.count("/") > 1 or os.sep not in "/" + model:
+        raise missing
+    try:
+        cached = isinstance(try_to_load_from_cache(model, "config.json"), str)
+    except HFValidationError as error:
+        raise missing from error
+    if cached or urllib.request.getproxies():
+        return
+    hub = urlsplit(constants.ENDPOINT)
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        socket.create_connection((hub.hostname, hub.port or 443), timeout=HUB_SECONDS).close()
+    except OSError as error:
+        raise FileNotFoundError(
+            f"there is no model folder {model} here, and the Hub can't be reached ({error.strerror or error}): check "
+            "the name and the connection"
+        ) from error

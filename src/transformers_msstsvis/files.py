@@ -54,20 +54,30 @@ def check_distinct(outputs: Iterable[str | PathLike | None], inputs: Iterable[st
     Raises:
         ValueError: when one does; the message names both.
     """
-    inputs = [Path(path) for path in inputs]
     seen: list[Path] = []
+    existing: dict[tuple[int, int], Path] = {}
     for output in (Path(path).expanduser() for path in outputs if path is not None):
         if output.exists() and not output.is_file() and not output.is_dir():
             continue  # a device or a pipe
         for other in seen:
-            if output.resolve() == other.resolve() or _same(output, other):
+            if output.resolve() == other.resolve() or _identity(output) == _identity(other) is not None:
                 raise ValueError(f"{output} would be written twice, also as {other}; choose different outputs")
         seen.append(output)
-        for given in inputs:
-            if output.resolve() == given.resolve() or _same(output, given):
-                raise ValueError(f"{output} is the input itself; choose another output")
-            if output.is_dir() and given.is_file() and _same(output, given.parent):
-                raise ValueError(f"{output} is the folder of the input {given.name}; choose another output")
+        if (identity := _identity(output)) is not None:
+            existing[identity] = output
+    if not existing:  # what is not there yet replaces nothing
+        return
+    folders: dict[Path, tuple[int, int] | None] = {}
+    for given in map(Path, inputs):
+        output = existing.get(_identity(given))
+        if output is not None:
+            raise ValueError(f"{output} is the input itself; choose another output")
+        folder = given.parent
+        if folder not in folders:
+            folders[folder] = _identity(folder)
+        output = existing.get(folders[folder])
+        if output is not None and given.is_file():
+            raise ValueError(f"{output} is the folder of the input {given.name}; choose another output")
 
 
 def files_of(source: str | PathLike | list[str | PathLike]) -> list[Path]:
@@ -179,8 +189,10 @@ def _make_folder(folder: Path, path: Path) -> None:
         raise type(error)(f"{path} can't be written ({error.strerror}); choose another place") from error
 
 
-def _same(path: Path, other: Path) -> bool:
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What all names of a file or folder share; None where there is none."""
     try:
-        return os.path.samefile(path, other)
-    except OSError:
-        return False
+        state = path.stat()
+    except (OSError, ValueError):
+        return None
+    return state.st_dev, state.st_ino

@@ -1,33 +1,31 @@
 """A video in, an annotated video and its tracks out: the pipeline with files around it."""
 
 import glob
-import os
-import socket
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from transformers import pipeline
 from transformers.utils import logging
 
+from .checkpoint_files import check_checkpoint
 from .data.download import is_url, name_of_url
-from .data.images import IMAGE_SUFFIXES
+from .data.images import IMAGE_SUFFIXES, ImageError, count_images
 from .data.video_io import MAX_FPS, VideoReader, VideoWriter, natural_key
 from .files import check_distinct, check_writable, check_writable_folder, files_of, partial_path
 from .pipelines import SAMPLE_MODEL, TASK, VideoInstanceSegmentationPipeline, VideoInterrupted
 from .results import VideoInstances
 from .visualization import draw_video
 
+logger = logging.get_logger(__name__)
+
 SAMPLE_VIDEO = SAMPLE_MODEL.parent / "sample.mp4"
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
     *(".3gp", ".ogv", ".mxf", ".gif"),
 )
-HUB_SECONDS = 3  # to reach the Hub
 
 Video = (
     str | PathLike | list[str | PathLike]
@@ -61,7 +59,7 @@ class Outputs(NamedTuple):
             raise ValueError(f"{self.json} has the name of a picture or a video; expected that of a JSON file")
         folder = self.video is not None and (not self.video.suffix or self.video.is_dir())
         check_writable(self.json, None if folder else self.video)
-        check_distinct(self, [*files_of(video), *files_of(model)])
+        check_distinct(self, [*_video_files(video), *files_of(model)])
         for path in (self.masks, self.video if folder else None):
             if path is not None:
                 check_writable_folder(path)
@@ -79,13 +77,12 @@ def load_segmenter(
         dtype: of the model, for example `"bfloat16"`.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or the Hub, where it could be, can't be reached.
+        FileNotFoundError: if there is no such checkpoint, or the Hub, where it could be, can't be reached.
         OSError, ValueError: if the model can't be loaded.
     """
     if Path(model) == SAMPLE_MODEL and not SAMPLE_MODEL.is_dir():
         raise FileNotFoundError(f"the checkpoint {SAMPLE_MODEL.name} is not part of this installation; name a model")
-    if not Path(model).expanduser().exists():
-        _check_hub(str(model))
+    check_checkpoint(model)
     return pipeline(TASK, model=str(Path(model).expanduser()), device=device, dtype=dtype)
 
 
@@ -183,7 +180,7 @@ def predict_videos(
         raise ValueError(f"the output for {len(paths)} videos is {folder}; expected a folder")
     results = [Outputs.of(folder / f"{n}{suffix}", folder / f"{n}.json", masks and masks / n) for n in names]
     checkpoint = model.model.name_or_path if isinstance(model, VideoInstanceSegmentationPipeline) else model
-    inputs = [file for path in [*paths, checkpoint] for file in files_of(path)]
+    inputs = [*(file for path in paths for file in _video_files(path)), *files_of(checkpoint)]
     check_distinct([output for outputs in results for output in outputs], inputs)
     check_writable_folder(folder)
     segmenter = model if isinstance(model, VideoInstanceSegmentationPipeline) else load_segmenter(model, device, dtype)
@@ -204,8 +201,8 @@ def list_videos(sources: Sequence[str | PathLike]) -> list[Video]:
     Raises:
         ValueError: if there is none.
     """
-    images = [not is_url(source) and Path(source).suffix.lower() in IMAGE_SUFFIXES for source in sources]
-    if len(sources) > 1 and all(images):
+    images = [source for source in sources if not is_url(source) and Path(source).suffix.lower() in IMAGE_SUFFIXES]
+    if len(sources) > 1 and len(images) == len(sources) and not _are_animations(images):
         return [sorted(sources, key=natural_key)]
     videos: list[Video] = []
     for source in sources:
@@ -213,8 +210,16 @@ def list_videos(sources: Sequence[str | PathLike]) -> list[Video]:
         found = []
         if not is_url(source) and path.is_dir():
             inside = [file for file in path.iterdir() if not file.name.startswith(".") and file.is_file()]
-            if not any(file.suffix.lower() in IMAGE_SUFFIXES for file in inside):
-                found = [file for file in inside if file.suffix.lower() in VIDEO_SUFFIXES]
+            images = [file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES]
+            found = [file for file in inside if file.suffix.lower() in VIDEO_SUFFIXES]
+            if images and _are_animations(images):
+                found += images
+            elif images and found:
+                logger.warning(
+                    f"{path} is read as the frames of one video, its {len(images)} images; the {len(found)} videos in "
+                    f"it are not: name them, such as '{path}/*{found[0].suffix}'"
+                )
+                found = []
         elif not is_url(source) and not path.exists() and glob.has_magic(str(path)):
             matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
             if not any(match.suffix.lower() in IMAGE_SUFFIXES for match in matches):
@@ -249,6 +254,21 @@ def track_table(instances: VideoInstances) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def _are_animations(images: Sequence[str | PathLike]) -> bool:
+    """Whether images are videos, and not the frames of one, by the first of them."""
+    try:
+        return count_images(images[0])[0] > 1
+    except (OSError, ImageError):
+        return False
+
+
+def _video_files(video: Video) -> list[Path]:
+    """What is read for a video: of a folder its images."""
+    files = files_of(video)
+    folders = [path for path in files if path.is_dir()]
+    return [path for path in files if not folders or path in folders or path.suffix.lower() in IMAGE_SUFFIXES]
+
+
 def _rate(reader: VideoReader) -> float:
     return min(reader.fps or 25.0, MAX_FPS)
 
@@ -259,32 +279,6 @@ def _numbered(name: str) -> Iterator[str]:
     while True:
         yield f"{name}-{number}"
         number += 1
-
-
-def _check_hub(model: str) -> None:
-    """Answer at once where the Hub can't be reached, instead of after all attempts to reach it."""
-    from huggingface_hub import constants, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    missing = FileNotFoundError(f"there is no model folder {model}; expected a folder, or the name of one on the Hub")
-    if model.startswith((".", "/", "~")) or model.count("/") > 1 or os.sep not in "/" + model:
-        raise missing
-    try:
-        cached = isinstance(try_to_load_from_cache(model, "config.json"), str)
-    except HFValidationError as error:
-        raise missing from error
-    if cached or urllib.request.getproxies():
-        return
-    hub = urlsplit(constants.ENDPOINT)
-    try:
-        if constants.HF_HUB_OFFLINE:
-            raise OSError("HF_HUB_OFFLINE is set")
-        socket.create_connection((hub.hostname, hub.port or 443), timeout=HUB_SECONDS).close()
-    except OSError as error:
-        raise FileNotFoundError(
-            f"there is no model folder {model} here, and the Hub can't be reached ({error.strerror or error}): check "
-            "the name and the connection"
-        ) from error
 
 
 def _write(instances: VideoInstances, reader: VideoReader, outputs: Outputs, finished: bool = True) -> list[Path]:

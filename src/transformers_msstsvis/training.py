@@ -42,7 +42,7 @@ from transformers.trainer_utils import (
 )
 from transformers.utils import logging
 
-from .checkpoint_files import check_weights, check_weights_file, told_in_words
+from .checkpoint_files import check_checkpoint, check_weights, check_weights_file, told_in_words
 from .data.images import read_image
 from .data.sampling import EpochCallback
 from .losses.discriminator import Adversary, foregrounds
@@ -848,8 +848,10 @@ def load_for_training(checkpoint: str | Path, **settings) -> PreTrainedModel:
             common: an MS-STS VIS model starts as exactly the SeqFormer of the checkpoint.
 
     Raises:
+        FileNotFoundError: if there is no such checkpoint.
         ValueError: for a `model_type` or a setting that is not known.
     """
+    check_checkpoint(checkpoint)
     config = AutoConfig.from_pretrained(checkpoint)
     model_type = settings.pop("model_type", config.model_type)
     if model_type not in CONFIG_MAPPING:

@@ -14,7 +14,7 @@ import sys
 from datetime import date
 from types import ModuleType
 
-from ..files import written_aside
+from ..files import check_distinct, check_writable, written_aside
 from .command_line import Parser, run
 
 PARTS = {
@@ -57,6 +57,8 @@ def load(part: str) -> ModuleType:
 def measure(arguments: argparse.Namespace) -> None:
     import torch
 
+    check_writable(arguments.json, arguments.plot)
+    check_distinct((arguments.json, arguments.plot), [])
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     report = {

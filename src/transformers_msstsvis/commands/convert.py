@@ -4,8 +4,6 @@ transformers-msstsvis convert --system seqformer --checkpoint r50.pth --output s
 """
 
 import argparse
-import json
-from pathlib import Path
 
 from .command_line import Parser, run
 
@@ -23,11 +21,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 def convert(args: argparse.Namespace) -> None:
     from ..conversion import convert_checkpoint
+    from ..files import check_distinct, files_of
+    from ..metrics.ytvis_map import read_json
 
     hints = {}
     if args.labels:
-        names = json.loads(Path(args.labels).read_text(encoding="utf-8"))
-        hints["id2label"] = dict(enumerate(names)) if isinstance(names, list) else names
+        names = read_json(args.labels)
+        try:
+            named = enumerate(names) if isinstance(names, list) else names.items()
+            hints["id2label"] = {int(label): str(name) for label, name in named}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{args.labels} holds no names of classes; expected a JSON list of them, or an object of label to name"
+            ) from error
+        check_distinct([args.output], files_of(args.labels))
     print(convert_checkpoint(args.system, args.checkpoint, args.output, **hints))
     print(f"written to {args.output}")
 

@@ -14,6 +14,7 @@ import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -74,13 +75,14 @@ def evaluate(args: argparse.Namespace) -> int:
 
     outputs = (args.output, args.submission, args.plot)
     check_writable(*outputs)
-    inputs = (args.dataset, args.results, args.long_videos, args.model, args.frames_dir)
+    inputs = (args.dataset, args.results, args.long_videos, args.model)
     check_distinct(outputs, [file for path in inputs if path for file in files_of(path)])
     if args.plot:
         check_plot(args.plot)
     # Labels of validation splits are not public; results for a server don't need them.
     score = not (args.output or args.submission)
     dataset = ground_truth(args, require_labels=score or bool(args.results or args.plot))
+    check_distinct(outputs, data_files(args, dataset, outputs))
     metric = None
     if dataset.get("annotations"):
         with naming(args.dataset):
@@ -106,6 +108,20 @@ def evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def data_files(args: argparse.Namespace, dataset: dict, outputs: Sequence[str | None]) -> Iterator[Path]:
+    """The frames and masks of the data set, if an output is there already, which might be one of them."""
+    from ..evaluation import find_frames
+
+    if not any(output and Path(output).is_file() for output in outputs):
+        return
+    if Path(args.dataset).is_dir():
+        yield from (path for path in Path(args.dataset).rglob("*") if path.is_file())
+    with contextlib.suppress(FileNotFoundError):
+        frames_dir = find_frames(args.dataset, dataset, args.frames_dir)
+        for video in dataset["videos"]:
+            yield from (frames_dir / name for name in video.get("file_names") or [])
+
+
 def ground_truth(args: argparse.Namespace, require_labels: bool) -> dict:
     from ..evaluation import read_ground_truth
 
@@ -126,11 +142,11 @@ def naming(source: str):
 
 def predict(args: argparse.Namespace, dataset: dict) -> list[dict] | None:
     """The results of all videos; None in all processes but the first."""
-    from transformers import pipeline
     from transformers.utils import logging
 
     from ..evaluation import category_ids, find_frames, predict_to_files, run_settings
-    from ..pipelines import SAMPLE_MODEL, TASK
+    from ..pipelines import SAMPLE_MODEL
+    from ..predict import load_segmenter
     from ..result_files import ResultFiles
 
     model = args.model or str(SAMPLE_MODEL)
@@ -140,7 +156,7 @@ def predict(args: argparse.Namespace, dataset: dict) -> list[dict] | None:
     if state and not place:
         raise ValueError("several processes share their results through files beside --output: give --output")
     frames_dir = find_frames(args.dataset, dataset, args.frames_dir)
-    segmenter = pipeline(TASK, model=model, device=args.device or (state.device if state else None))
+    segmenter = load_segmenter(model, args.device or (state.device if state else None))
     category_ids(segmenter.model.config.id2label, dataset["categories"])
     settings = run_settings(
         model,

@@ -29,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def write_videos(args: argparse.Namespace, parser: Parser) -> None:
     from ..data.synthetic import make_synthetic
+    from ..files import check_writable_folder
 
+    check_writable_folder(args.output)
     try:
         annotation_path = make_synthetic(
             args.output,

@@ -6,6 +6,7 @@ transformers-msstsvis predict a.mp4 b.mp4 videos/ --model DIR --output results  
 """
 
 import argparse
+from pathlib import Path
 
 from .command_line import Parser, reason, run, say
 
@@ -56,8 +57,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
+    from ..data.download import is_url
     from ..predict import SAMPLE_MODEL, SAMPLE_VIDEO, list_videos
 
+    swallowed = [name for name in args.classes or [] if Path(name).exists() or is_url(name)]
+    if swallowed:
+        raise ValueError(f"--classes takes {', '.join(swallowed)} for classes; put the videos before --classes")
     sources = args.videos or [SAMPLE_VIDEO]
     options = {
         "model": args.model or SAMPLE_MODEL,
@@ -108,7 +113,7 @@ def predict_several(sources, args: argparse.Namespace, options: dict) -> int:
             if path is not None:
                 print(f"wrote {path}")
     if failed:
-        say(f"error: {failed} videos failed; the results of the others are written")
+        say(f"error: {failed} of the videos failed; the results of the others are written")
     return int(failed > 0)
 
 

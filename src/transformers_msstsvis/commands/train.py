@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -163,7 +164,17 @@ def parse_arguments(arguments: list[str] | None = None) -> "tuple[Arguments, Tra
     if not {"-h", "--help"}.intersection(arguments):
         require("accelerate", "datasets", "yaml")
         arguments = read_recipe(arguments)
-    return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    *parsed, unknown = parser.parse_args_into_dataclasses(
+        arguments, return_remaining_strings=True, look_for_args_file=False
+    )
+    flags = [argument for argument in unknown if argument.startswith("--")]
+    if unknown:
+        known = [option for option in parser._option_string_actions if option.startswith("--")]
+        words = (flags or unknown)[0].lstrip("-").replace("-", "_")
+        near = [option for option in known if words in option] or get_close_matches(f"--{words}", known, 3)
+        hint = f"; did you mean {' or '.join(near[:3])}?" if near else "; --help lists all flags"
+        raise ValueError(f"there is no flag {', '.join(flags or unknown)}{hint}")
+    return tuple(parsed)
 
 
 def train(arguments: Arguments, training: "TrainingArguments") -> None:
@@ -175,6 +186,10 @@ def train(arguments: Arguments, training: "TrainingArguments") -> None:
     if arguments.model and not training.resume_from_checkpoint:
         check_distinct([training.output_dir], files_of(arguments.model))
     trainer = make_trainer(arguments, training)
+    if trainer.is_world_process_zero():
+        size = f"{trainer.model.num_parameters() / 1e6:.1f} M parameters"
+        start = arguments.model or "random weights (--model starts from a checkpoint)"
+        print(f"training {trainer.model.config.model_type}, {size}, from {start} into {training.output_dir}")
     with output_lock(training.output_dir, trainer.is_world_process_zero()):
         train_and_save(trainer, arguments, training)
 
@@ -194,6 +209,8 @@ def train_and_save(trainer: "VisTrainer", arguments: Arguments, training: "Train
         trainer.push_to_hub(**names)
     else:
         trainer.create_model_card(**names)
+    if trainer.is_world_process_zero():
+        print(f"wrote the model and its card to {training.output_dir}")
 
 
 def short_name(path: str) -> str:

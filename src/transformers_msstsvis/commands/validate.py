@@ -15,7 +15,7 @@ def make_parser(prog: str) -> Parser:
     parser.add_argument("file", type=Path, help="annotation file, or folder of masks")
     parser.add_argument("--frames", type=Path, help="folder that file names are relative to; found by default")
     parser.add_argument("--split", help="train, validation or test, for the folder of a whole dataset")
-    parser.add_argument("--fix", type=Path, metavar="OUT", help="write a repaired copy in YouTube-VIS format")
+    parser.add_argument("--fix", metavar="OUT", help="write a repaired copy in YouTube-VIS format")
     parser.add_argument("--decode", action="store_true", help="read the frames completely, not only their headers")
     parser.add_argument("--allow_outside", action="store_true", help="frames may lie outside of their folder")
     parser.add_argument("--tracks", choices=["yes", "no"], help="whether the images of a COCO file are videos")

@@ -483,7 +483,8 @@ def make_synthetic(
         raise ValueError(f"output {output} is a file; expected a folder, or a path that doesn't exist yet")
     if output.exists() and any(output.iterdir()) and not overwrite:
         raise ValueError(
-            f"output {output} is not empty; expected an empty folder: choose another or set overwrite=True"
+            f"output {output} is not empty; expected an empty folder: choose another, or allow it with overwrite=True "
+            "(--overwrite)"
         )
 
     annotation_path = output / "annotations.json"
