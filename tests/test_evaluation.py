@@ -505,6 +505,17 @@ def test_no_output_takes_the_place_of_an_input(annotations, tmp_path, capsys, fl
     assert Path(annotations).read_bytes() == before
 
 
+def test_no_output_takes_the_place_of_a_frame(annotations, tmp_path, capsys):
+    document = json.loads(Path(annotations).read_text())
+    frame = find_frames(annotations, document) / document["videos"][-1]["file_names"][-1]
+    before = frame.read_bytes()
+    (tmp_path / "pr.png").hardlink_to(frame)
+    for flag, output in (("--plot", tmp_path / "pr.png"), ("--output", frame), ("--submission", frame)):
+        assert script.main(["--dataset", str(annotations), flag, str(output)]) == 1
+        assert "is the input itself; choose another output" in capsys.readouterr().err
+    assert frame.read_bytes() == before
+
+
 def test_a_list_is_no_dataset(tmp_path):
     (tmp_path / "results.json").write_text("[]")
     with pytest.raises(

@@ -217,6 +217,35 @@ def test_videos_that_are_meant(tmp_path):
     assert predict.video_name("http://host/..") == "video" or predict.video_name("http://host/..") == "host"
 
 
+def test_animations_are_videos_and_pictures_beside_videos_are_told(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(predict.logger, "warning", told.append)
+    frames = [Image.fromarray(frame) for frame in moving_square(2)]
+    for name in ("b.webp", "a.webp"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    animations = [tmp_path / "a.webp", tmp_path / "b.webp"]
+    assert predict.list_videos([tmp_path]) == predict.list_videos(animations) == animations
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    frames[0].save(mixed / "cover.png")
+    (mixed / "v.mp4").touch()
+    assert predict.list_videos([mixed]) == [mixed]
+    assert "the 1 videos in it are not" in told[0]
+
+
+def test_a_video_behind_the_classes_is_told(clip, capsys):
+    assert script.main(["--classes", "star", clip]) == 1
+    assert f"--classes takes {clip} for classes; put the videos before --classes" in capsys.readouterr().err
+
+
+def test_older_results_in_the_folder_of_frames_are_no_inputs(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video("frames", moving_square(2))
+    monkeypatch.chdir("frames")
+    for _ in range(2):
+        assert script.main([".", "--model", checkpoint, "--output", "../out"]) == 0
+
+
 def test_classes_masks_and_top_k(checkpoint, clip, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = [clip, "--model", checkpoint, "--threshold", "0", "--duplicate_iou", "1"]

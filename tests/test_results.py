@@ -331,6 +331,50 @@ def test_broken_files(tmp_path, text, message):
     assert str(path) in str(error.value)
 
 
+def whole(counts: list[int], size=(8, 8)) -> VideoInstances:
+    return VideoInstances([0.5], [0], [1], [[{"size": list(size), "counts": counts}]], None, size, 1)
+
+
+@pytest.mark.parametrize("counts", [[64], [64, 0], [10, 0, 10, 0, 44]])
+def test_a_mask_without_a_pixel_is_none(counts):
+    instances = whole(counts)
+    assert instances.masks == [[None]]
+    assert np.isnan(instances.boxes).all()
+
+
+def test_runs_of_no_length_do_not_mislead_the_box():
+    assert whole([0, 0, 9, 2, 53]).boxes[0, 0].tolist() == whole([9, 2, 53]).boxes[0, 0].tolist() == [1, 1, 2, 3]
+    assert json.loads(json.dumps(whole([9, 2, 53]).to_list()))[0]["masks"][0]["size"] == [8, 8]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": [0.7]}, "labels is .*expected whole numbers"),
+        ({"labels": ["disk"]}, "labels is .*expected whole numbers"),
+        ({"track_ids": [1.9]}, "track_ids is .*expected whole numbers"),
+        ({"scores": ["a"]}, "scores are .*expected numbers"),
+        ({"size": None}, "size is None; expected whole numbers"),
+        ({"size": (4,)}, r"size has shape \(1,\); expected \(2,\)"),
+        ({"num_frames": -1, "masks": [[]]}, "expected no negative number"),
+        ({"fps": "x"}, "fps is 'x'; expected a positive number"),
+        ({"id2label": ["x"]}, "id2label is .*expected a dict"),
+        ({"masks": None}, "masks is None; expected a list"),
+        ({"masks": [5]}, "masks of instance 0 are 5; expected a list"),
+        ({"boxes": "x"}, "boxes are 'x'; expected numbers"),
+    ],
+)
+def test_wrong_values_are_told(changes, message):
+    values = {"scores": [0.9], "labels": [0], "track_ids": [1], "masks": [[None]], "boxes": None}
+    with pytest.raises(ValueError, match=message):
+        VideoInstances(**{**values, "size": (4, 4), "num_frames": 1, **changes})
+
+
+def test_track_ids_are_unique():
+    with pytest.raises(ValueError, match=r"track_ids are \[1, 1\]; expected a different one for each"):
+        VideoInstances([0.9, 0.8], [0, 0], [1, 1], [[None], [None]], None, (4, 4), 1)
+
+
 def test_importing_stays_light():
     code = "import sys, transformers_msstsvis.results; print({'supervision', 'matplotlib', 'av'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -180,7 +180,17 @@ def test_private_addresses_can_be_forbidden(server, monkeypatch):
     for host in (server.address, server.address.replace("127.0.0.1", "localhost")):
         with pytest.raises(OSError, match="not a public address"):
             VideoReader(f"http://{host}/clip.webm", public_urls=True)
-    for address in ("10.0.0.1", "169.254.169.254", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "192.168.1.1"):
+    for address in (
+        "10.0.0.1",
+        "169.254.169.254",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "0.0.0.0",
+        "192.168.1.1",
+        "224.0.0.1",
+        "[2002:7f00:1::]",
+        "[64:ff9b::7f00:1]",
+    ):
         with pytest.raises(OSError, match="not a public address"):
             VideoReader(f"http://{address}/clip.webm", public_urls=True)
     assert len(server.requests) == number

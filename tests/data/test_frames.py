@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from transformers_msstsvis import VideoReader
 from transformers_msstsvis.data.clips import ClipError, VideoClips
-from transformers_msstsvis.data.images import image_size, read_image
+from transformers_msstsvis.data.images import ImageError, image_size, read_image
 from transformers_msstsvis.data.loading import embed_frames, load_vis_dataset
 from transformers_msstsvis.data.pseudo_clips import PseudoClips
 from transformers_msstsvis.data.validate import main
@@ -439,3 +439,43 @@ def test_a_backslash_in_the_name_of_a_file_is_kept(tmp_path):
     path = write_dataset(tmp_path, content)
     dataset = load_vis_dataset(path, check_frames=True)
     assert dataset[1]["file_names"] == ["home\\0.png"]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", "xmp.png"])
+def test_the_size_of_the_header_is_that_of_the_frame(tmp_path, suffix, orientation):
+    from PIL.PngImagePlugin import PngInfo
+
+    path, options = tmp_path / f"frame{suffix}", {}
+    if suffix == "xmp.png":
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_itxt(
+            "XML:com.adobe.xmp",
+            '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+            f'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{orientation}"/>'
+            "</rdf:RDF></x:xmpmeta>",
+        )
+    else:
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = orientation
+    Image.fromarray(np.zeros((6, 10, 3), dtype=np.uint8)).save(path, **options)
+    shown = (10, 6) if orientation > 4 else (6, 10)
+    assert image_size(path) == read_image(path).shape[:2] == shown
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3)])
+def test_twelve_bits_in_sixteen_are_refused_in_grey_and_in_colour(tmp_path, shape):
+    import av
+
+    values = np.full(shape, 3200, dtype=np.uint16)
+    path = tmp_path / "dark.png"
+    if len(shape) == 2:
+        Image.fromarray(values).save(path)
+    else:
+        with av.open(str(path), "w", format="image2") as container:
+            stream = container.add_stream("png")
+            stream.height, stream.width, stream.pix_fmt = 4, 5, "rgb48be"
+            frame = av.VideoFrame.from_ndarray(values, format="rgb48le").reformat(format="rgb48be")
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+    with pytest.raises(ImageError, match="it has 16 bits, but no pixel above"):
+        read_image(path)

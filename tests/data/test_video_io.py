@@ -274,6 +274,35 @@ def test_animations_and_pages_are_videos(tmp_path, name):
         assert "holds 4 pictures" in still.problems[0]
 
 
+def test_an_image_is_told_by_its_content(tmp_path):
+    frames = [Image.fromarray(coloured(number)) for number in range(3)]
+    frames[0].save(
+        tmp_path / "a.webp", save_all=True, append_images=frames[1:], duration=[50, 100, 450], lossless=True
+    )
+    (tmp_path / "a.webp").rename(tmp_path / "a.mp4")
+    reader = VideoReader(tmp_path / "a.mp4")
+    assert numbers(reader) == [0, 1, 2]
+    assert reader.fps == pytest.approx(5)  # on the mean
+
+
+def test_a_page_that_cannot_be_used_costs_no_other(tmp_path):
+    pages = [Image.fromarray(np.full((8, 8), value, dtype=np.uint16)) for value in (30000, 3000, 50000)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    reader = VideoReader(tmp_path / "a.tif")
+    assert [int(frame[0, 0, 0]) for frame in reader] == [117, 195]
+    assert "frame 1 could not be read and is left out (it has 16 bits" in reader.problems[0]
+
+
+def test_side_data_of_an_unknown_kind_does_no_harm(tmp_path, monkeypatch):
+    write_video(tmp_path / "clip.mp4", [coloured(3)])
+
+    def unknown(*_):
+        raise ValueError("31 is not a valid Type")
+
+    monkeypatch.setattr(av.sidedata.sidedata.SideDataContainer, "get", unknown, raising=False)
+    assert numbers(VideoReader(tmp_path / "clip.mp4")) == [3]
+
+
 def test_pages_up_to_the_damage(tmp_path):
     frames = [Image.fromarray(coloured(number)) for number in range(4)]
     frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:], compression="tiff_deflate")
