@@ -54,16 +54,18 @@ def check_distinct(outputs: Iterable[str | PathLike | None], inputs: Iterable[st
     Raises:
         ValueError: when one does; the message names both.
     """
-    seen: list[Path] = []
+    seen: dict[Path | tuple[int, int], Path] = {}
     existing: dict[tuple[int, int], Path] = {}
     for output in (Path(path).expanduser() for path in outputs if path is not None):
         if output.exists() and not output.is_file() and not output.is_dir():
             continue  # a device or a pipe
-        for other in seen:
-            if output.resolve() == other.resolve() or _identity(output) == _identity(other) is not None:
-                raise ValueError(f"{output} would be written twice, also as {other}; choose different outputs")
-        seen.append(output)
-        if (identity := _identity(output)) is not None:
+        identity = _identity(output)
+        for name in (output.resolve(), identity):
+            if name in seen:
+                raise ValueError(f"{output} would be written twice, also as {seen[name]}; choose different outputs")
+            if name is not None:
+                seen[name] = output
+        if identity is not None:
             existing[identity] = output
     if not existing:  # what is not there yet replaces nothing
         return

@@ -27,9 +27,8 @@ VIDEO_SUFFIXES = (
     *(".3gp", ".ogv", ".mxf", ".gif"),
 )
 
-Video = (
-    str | PathLike | list[str | PathLike]
-)  # a file, URL, folder of frames or glob pattern, or the files of its frames
+# A file, URL, folder of frames or glob pattern, or the files of its frames.
+Video = str | PathLike | list[str | PathLike]
 
 
 class Outputs(NamedTuple):
@@ -171,10 +170,9 @@ def predict_videos(
         OSError, ValueError: as [`predict_video`], before the first video, for what is wrong with all.
     """
     paths = list_videos(videos)
-    names: list[str] = []
-    for path in paths:
-        name = video_name(path)
-        names.append(next(new for new in _numbered(name) if new not in names))
+    names: dict[str, None] = {}
+    for name in map(video_name, paths):
+        names[next(new for new in _numbered(name) if new not in names)] = None
     folder, masks = Path(output).expanduser(), None if masks_dir is None else Path(masks_dir).expanduser()
     if folder.suffix in VIDEO_SUFFIXES or folder.is_file():
         raise ValueError(f"the output for {len(paths)} videos is {folder}; expected a folder")
