@@ -170,7 +170,14 @@ def test_interrupted(capsys):
 def test_ctrl_c_with_workers(tmp_path):
     """A terminal sends it to all processes of the command."""
     command = [sys.executable, *PROGRAM, "make-synthetic", "--output", "out", "--videos", "5000", "--workers", "2"]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=tmp_path)
+    running = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored below a shell's background job
+    )
     until = time.monotonic() + 100
     while not list(tmp_path.glob("out/JPEGImages/*")) and time.monotonic() < until:
         time.sleep(0.05)
