@@ -453,12 +453,11 @@ def test_boxes_are_those_of_the_masks_or_of_the_model(segmenter):
     of_masks = segmenter(moving_square(2), return_instances=True)
     of_model = segmenter(moving_square(2), return_instances=True, boxes="model")
     assert of_masks.masks == of_model.masks
-    for track in range(len(of_masks)):
-        for frame in of_masks.present([0, 1][0]):
-            rows, columns = np.nonzero(of_masks.decode(0)[frame])
-            box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-            assert of_masks.boxes[frame, 0].tolist() == box
-        assert not np.array_equal(of_masks.boxes[track], of_model.boxes[track], equal_nan=True)
+    for track in of_masks.present(0):
+        rows, columns = np.nonzero(of_masks.decode(0)[track])
+        box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert of_masks.boxes[track, 0].tolist() == box
+    assert not np.array_equal(of_masks.boxes, of_model.boxes, equal_nan=True)
 
 
 def test_each_object_once_by_default(checkpoint):
@@ -493,7 +492,8 @@ def test_a_model_without_numbers_says_so(segmenter, warnings):
     assert "not one score" in warnings[-1]
 
 
-def test_ctrl_c_hands_over_the_clips_that_are_finished(segmenter, monkeypatch):
+@pytest.mark.parametrize("threshold", [0.0, 1.0])  # also if nothing was found in them
+def test_ctrl_c_hands_over_the_clips_that_are_finished(segmenter, monkeypatch, threshold):
     forward, calls = segmenter.model.forward, []
 
     def stopped(**inputs):
@@ -504,9 +504,17 @@ def test_ctrl_c_hands_over_the_clips_that_are_finished(segmenter, monkeypatch):
 
     monkeypatch.setattr(segmenter.model, "forward", stopped)
     with pytest.raises(pipelines.VideoInterrupted) as stop:
-        segmenter(moving_square(16), max_frames=6)
+        segmenter(moving_square(16), max_frames=6, threshold=threshold)
     assert stop.value.instances.num_frames == 11
-    assert len(stop.value.instances) > 0
+    assert (len(stop.value.instances) > 0) == (threshold == 0)
+
+
+def test_addresses_can_be_limited_to_public_ones(segmenter, warnings):
+    address = "http://127.0.0.1:9/clip.mp4"  # refused before anything is connected
+    with pytest.raises(OSError, match=r"127\.0\.0\.1 is not a public address"):
+        segmenter(address, public_urls=True)
+    assert segmenter([address], public_urls=True) == [None]
+    assert "not a public address" in warnings[-1]
 
 
 def test_save_and_load(segmenter, tmp_path):

@@ -241,8 +241,8 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
                         yield video
                         video, progress = [], None
         except KeyboardInterrupt as stop:
-            finished = video and self.postprocess(video, **{**postprocess_params, "return_instances": True})
-            raise VideoInterrupted(finished or None) from stop
+            arguments = {**postprocess_params, "return_instances": True}
+            raise VideoInterrupted(self.postprocess(video, **arguments) if video else None) from stop
         finally:
             if progress is not None:
                 progress.close()
@@ -364,12 +364,13 @@ def join_clips(
     from .tracking.suppression import suppress_duplicates
 
     if len(clips) == 1:
-        tracks = suppress_duplicates(clips[0][1].filter(threshold), duplicate_iou)
+        tracks = clips[0][1]
     else:
         stitcher = TrackStitcher()
         for start, instances in clips:
             stitcher.add(instances, start)
-        tracks = suppress_duplicates(stitcher.finish().filter(threshold), duplicate_iou)
+        tracks = stitcher.finish()
+    tracks = suppress_duplicates(tracks.filter(threshold), duplicate_iou)
     tracks.track_ids = np.arange(1, len(tracks) + 1)
     return tracks[np.argsort(-tracks.scores, kind="stable")]
 

@@ -6,7 +6,6 @@ import time
 import pytest
 
 from tests.data.test_video_io import coloured, numbers
-from transformers_msstsvis import pipelines
 from transformers_msstsvis.data import download as module
 from transformers_msstsvis.data.download import download
 from transformers_msstsvis.data.video_io import VideoReader, write_video
@@ -199,7 +198,3 @@ def test_private_addresses_can_be_forbidden(server, monkeypatch):
     monkeypatch.setattr(module, "_check_public", checked.append)
     VideoReader(f"http://{server.address}/moved.webm", public_urls=True)
     assert checked == ["127.0.0.1"] * 4  # before and after each of two connections
-
-
-def test_the_pipeline_passes_it_on():
-    assert "public_urls" in pipelines._keywords(pipelines.VideoInstanceSegmentationPipeline.preprocess)

@@ -38,9 +38,9 @@ class VideoReader:
 
     Args:
         source: one of
-            - path of a video file that FFmpeg reads (mp4, webm, gif, ...), of an animation (WebP, APNG) or of an image
-              with pages (TIFF), or an http(s) URL of a video, which is downloaded first;
-            - path of a folder of frames (jpg, jpeg, png, bmp, webp, tif, tiff), in natural order (`2.jpg` before
+            - path of a video file that FFmpeg reads (mp4, webm, gif, ...), of an animation (WebP, APNG, AVIF) or of
+              an image with pages (TIFF), or an http(s) URL of a video, which is downloaded first;
+            - path of a folder of frames (jpg, jpeg, png, bmp, webp, tif, tiff, avif), in natural order (`2.jpg` before
               `10.jpg`), or a glob pattern of such files;
             - list of frames: paths, PIL images or arrays `(H, W, 3)` or `(3, H, W)`;
             - array or tensor `(T, H, W, 3)` or `(T, 3, H, W)`.
