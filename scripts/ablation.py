@@ -26,10 +26,10 @@ from transformers import PreTrainedModel, TrainingArguments, pipeline, set_seed
 from transformers_msstsvis import MsstsVisVideoProcessor
 from transformers_msstsvis.data.clips import ClipCollator, VideoClips
 from transformers_msstsvis.data.synthetic import make_synthetic
-from transformers_msstsvis.evaluation import find_frames, predict_dataset, read_ground_truth
+from transformers_msstsvis.evaluation.predictions import find_frames, predict_dataset, read_ground_truth
 from transformers_msstsvis.metrics.ytvis_map import YtvisMeanAveragePrecision
 from transformers_msstsvis.pipelines import SAMPLE_MODEL, TASK
-from transformers_msstsvis.training import VisTrainer, load_for_training
+from transformers_msstsvis.training.trainer import VisTrainer, load_for_training
 
 
 class Variant(NamedTuple):

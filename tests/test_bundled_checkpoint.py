@@ -8,7 +8,7 @@ from transformers import pipeline
 
 from transformers_msstsvis import VideoReader, write_video
 from transformers_msstsvis.data.synthetic import make_synthetic, synthetic_video
-from transformers_msstsvis.evaluation import predict_dataset
+from transformers_msstsvis.evaluation.predictions import predict_dataset
 from transformers_msstsvis.metrics.ytvis_map import evaluate_ytvis
 from transformers_msstsvis.predict import SAMPLE_MODEL, SAMPLE_VIDEO
 

@@ -24,8 +24,8 @@ from transformers_msstsvis import (
     pipelines,
     write_video,
 )
-from transformers_msstsvis.data import video_io
 from transformers_msstsvis.pipelines import SAMPLE_MODEL, join_clips, split_clips
+from transformers_msstsvis.video import reader as video_reader
 
 TASK = "video-instance-segmentation"
 
@@ -52,7 +52,7 @@ def segmenter(checkpoint):
 def warnings(monkeypatch) -> list[str]:
     messages = []
     monkeypatch.setattr(pipelines.logger, "warning", messages.append)
-    monkeypatch.setattr(video_io.logger, "warning", messages.append)
+    monkeypatch.setattr(video_reader.logger, "warning", messages.append)
     return messages
 
 
@@ -220,9 +220,9 @@ def test_one_frame_at_a_time(segmenter):
 def test_a_long_file_is_read_as_it_is_needed(segmenter, tmp_path, monkeypatch):
     path = write_mp4(tmp_path / "long.mp4", frames=20)
     decoded, at_call = [], []
-    picture, forward = video_io.VideoReader._picture, segmenter.model.forward
+    picture, forward = video_reader.VideoReader._picture, segmenter.model.forward
     monkeypatch.setattr(
-        video_io.VideoReader, "_picture", lambda self, frame: decoded.append(0) or picture(self, frame)
+        video_reader.VideoReader, "_picture", lambda self, frame: decoded.append(0) or picture(self, frame)
     )
 
     def spy(**inputs):
@@ -540,7 +540,7 @@ def test_seqformer_in_bfloat16(tmp_path):
 
 
 def test_import_is_light():
-    heavy = ["timm", "av", "supervision", "matplotlib", "datasets", "cv2", "transformers_msstsvis.visualization"]
+    heavy = ["timm", "av", "supervision", "matplotlib", "datasets", "cv2", "transformers_msstsvis.results.drawing"]
     code = f"import sys, transformers_msstsvis; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

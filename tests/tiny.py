@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from transformers_msstsvis import MsstsVisConfig, MsstsVisForVideoInstanceSegmentation
-from transformers_msstsvis.data.video_io import VideoWriter
+from transformers_msstsvis.video.writer import VideoWriter
 
 
 def tiny_config(config_class: type[MsstsVisConfig] = MsstsVisConfig, **changes) -> MsstsVisConfig:

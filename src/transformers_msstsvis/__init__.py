@@ -11,25 +11,27 @@ from .startup import is_command, prepare_process
 
 if TYPE_CHECKING:
     from .data.loading import categories_of, dataset_to_ytvis, embed_frames, id2label_of, load_vis_dataset
-    from .data.video_io import VideoReader, VideoWriter, write_video
     from .models.auto import AutoModelForVideoInstanceSegmentation
     from .models.msstsvis.configuration_msstsvis import MsstsVisConfig
-    from .models.msstsvis.image_processing_msstsvis import MsstsVisImageProcessor, MsstsVisImageProcessorPil
     from .models.msstsvis.modeling_msstsvis import (
         MsstsVisForVideoInstanceSegmentation,
         MsstsVisModel,
         VideoInstanceSegmentationOutput,
     )
-    from .models.msstsvis.video_processing_msstsvis import MsstsVisVideoProcessor
     from .models.seqformer.configuration_seqformer import SeqFormerConfig
     from .models.seqformer.modeling_seqformer import SeqFormerForVideoInstanceSegmentation, SeqFormerModel
+    from .models.vis.image_processing_vis import MsstsVisImageProcessor, MsstsVisImageProcessorPil
+    from .models.vis.post_processing_vis import post_process_video_instance_segmentation
+    from .models.vis.video_processing_vis import MsstsVisVideoProcessor
     from .pipelines import VideoInstanceSegmentationPipeline
-    from .post_processing import post_process_video_instance_segmentation
     from .predict import predict_video, predict_videos
-    from .results import VideoInstances, decode_mask, encode_mask
+    from .results.drawing import contact_sheet, draw_instances, draw_video
+    from .results.rle import decode_mask, encode_mask
+    from .results.video_instances import VideoInstances
     from .tracking.stitching import TrackStitcher
-    from .training import VisTrainer, load_for_training
-    from .visualization import contact_sheet, draw_instances, draw_video
+    from .training.trainer import VisTrainer, load_for_training
+    from .video.reader import VideoReader
+    from .video.writer import VideoWriter, write_video
 
 __version__ = "0.1.0.dev0"
 
@@ -38,35 +40,35 @@ _LAZY = {
     "AutoModelForVideoInstanceSegmentation": "models.auto",
     "MsstsVisConfig": "models.msstsvis.configuration_msstsvis",
     "MsstsVisForVideoInstanceSegmentation": "models.msstsvis.modeling_msstsvis",
-    "MsstsVisImageProcessor": "models.msstsvis.image_processing_msstsvis",
-    "MsstsVisImageProcessorPil": "models.msstsvis.image_processing_msstsvis",
+    "MsstsVisImageProcessor": "models.vis.image_processing_vis",
+    "MsstsVisImageProcessorPil": "models.vis.image_processing_vis",
     "MsstsVisModel": "models.msstsvis.modeling_msstsvis",
-    "MsstsVisVideoProcessor": "models.msstsvis.video_processing_msstsvis",
+    "MsstsVisVideoProcessor": "models.vis.video_processing_vis",
     "SeqFormerConfig": "models.seqformer.configuration_seqformer",
     "SeqFormerForVideoInstanceSegmentation": "models.seqformer.modeling_seqformer",
     "SeqFormerModel": "models.seqformer.modeling_seqformer",
     "TrackStitcher": "tracking.stitching",
     "VideoInstanceSegmentationOutput": "models.msstsvis.modeling_msstsvis",
     "VideoInstanceSegmentationPipeline": "pipelines",
-    "VideoInstances": "results",
-    "VideoReader": "data.video_io",
-    "VideoWriter": "data.video_io",
-    "VisTrainer": "training",
+    "VideoInstances": "results.video_instances",
+    "VideoReader": "video.reader",
+    "VideoWriter": "video.writer",
+    "VisTrainer": "training.trainer",
     "categories_of": "data.loading",
-    "contact_sheet": "visualization",
+    "contact_sheet": "results.drawing",
     "dataset_to_ytvis": "data.loading",
-    "decode_mask": "results",
-    "draw_instances": "visualization",
-    "draw_video": "visualization",
+    "decode_mask": "results.rle",
+    "draw_instances": "results.drawing",
+    "draw_video": "results.drawing",
     "embed_frames": "data.loading",
-    "encode_mask": "results",
+    "encode_mask": "results.rle",
     "id2label_of": "data.loading",
-    "load_for_training": "training",
+    "load_for_training": "training.trainer",
     "load_vis_dataset": "data.loading",
-    "post_process_video_instance_segmentation": "post_processing",
+    "post_process_video_instance_segmentation": "models.vis.post_processing_vis",
     "predict_video": "predict",
     "predict_videos": "predict",
-    "write_video": "data.video_io",
+    "write_video": "video.writer",
 }
 __all__ = [
     "AutoModelForVideoInstanceSegmentation",

@@ -17,9 +17,9 @@ from transformers.pipelines.pt_utils import PipelineChunkIterator, PipelineItera
 from transformers.utils import logging
 
 from .models.auto import AutoModelForVideoInstanceSegmentation
-from .models.msstsvis.video_processing_msstsvis import is_one_video, pad_videos
-from .post_processing import BOXES, check_count
-from .results import VideoInstances
+from .models.vis.post_processing_vis import BOXES, check_count
+from .models.vis.video_processing_vis import is_one_video, pad_videos
+from .results.video_instances import VideoInstances
 
 logger = logging.get_logger(__name__)
 
@@ -180,7 +180,7 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             yield {"pixels": None, "is_last": True}
 
     def _clips(self, video: Any, max_frames: int, public_urls: bool) -> Iterator[dict[str, Any]]:
-        from .data.video_io import VideoReader
+        from .video.reader import VideoReader
 
         reader = video if isinstance(video, VideoReader) else VideoReader(video, public_urls=public_urls)
         overlap = min(max_frames // 6 or 1, max_frames - 1)

@@ -11,13 +11,14 @@ from transformers import pipeline
 from transformers.utils import logging
 
 from .checkpoint_files import check_checkpoint
-from .data.download import is_url, name_of_url
-from .data.images import IMAGE_SUFFIXES, ImageError, count_images
-from .data.video_io import MAX_FPS, VideoReader, VideoWriter, natural_key
 from .files import check_distinct, check_writable, check_writable_folder, files_of, partial_path
 from .pipelines import SAMPLE_MODEL, TASK, VideoInstanceSegmentationPipeline, VideoInterrupted
-from .results import VideoInstances
-from .visualization import draw_video
+from .results.drawing import draw_video
+from .results.video_instances import VideoInstances
+from .video.download import is_url, name_of_url
+from .video.images import IMAGE_SUFFIXES, ImageError, count_images
+from .video.reader import VideoReader, natural_key
+from .video.writer import MAX_FPS, VideoWriter
 
 logger = logging.get_logger(__name__)
 

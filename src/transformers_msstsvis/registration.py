@@ -2,11 +2,11 @@
 
 from .models.auto import register
 from .models.msstsvis.configuration_msstsvis import MsstsVisConfig
-from .models.msstsvis.image_processing_msstsvis import MsstsVisImageProcessor, MsstsVisImageProcessorPil
 from .models.msstsvis.modeling_msstsvis import MsstsVisForVideoInstanceSegmentation, MsstsVisModel
-from .models.msstsvis.video_processing_msstsvis import MsstsVisVideoProcessor
 from .models.seqformer.configuration_seqformer import SeqFormerConfig
 from .models.seqformer.modeling_seqformer import SeqFormerForVideoInstanceSegmentation, SeqFormerModel
+from .models.vis.image_processing_vis import MsstsVisImageProcessor, MsstsVisImageProcessorPil
+from .models.vis.video_processing_vis import MsstsVisVideoProcessor
 from .pipelines import register_pipeline
 
 _IMAGE_PROCESSORS = {"torchvision": MsstsVisImageProcessor, "pil": MsstsVisImageProcessorPil}

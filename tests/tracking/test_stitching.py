@@ -6,7 +6,8 @@ The stitched video is drawn the same way, with track ids for letters.
 import numpy as np
 import pytest
 
-from transformers_msstsvis.results import VideoInstances, encode_mask
+from transformers_msstsvis.results.rle import encode_mask
+from transformers_msstsvis.results.video_instances import VideoInstances
 from transformers_msstsvis.tracking.stitching import TrackStitcher
 
 

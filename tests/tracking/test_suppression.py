@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from transformers_msstsvis.results import VideoInstances, encode_mask
+from transformers_msstsvis.results.rle import encode_mask
+from transformers_msstsvis.results.video_instances import VideoInstances
 from transformers_msstsvis.tracking.suppression import suppress_duplicates
 
 

@@ -15,10 +15,11 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
 
-from ..layers import dynamic_mask_head, linear
+from ..layers import linear
 from ..layers.deformable_attention import DeformableAttention
 from ..layers.frozen_batch_norm import FoldedConv2d
 from ..models.msstsvis.modeling_msstsvis import MsstsVisForVideoInstanceSegmentation
+from ..models.seqformer import dynamic_mask_head
 
 _grid_sample_attention = MultiScaleDeformableAttention().forward
 

@@ -32,8 +32,8 @@ def segment(length: int, arguments: argparse.Namespace) -> tuple[float, int | No
     """Seconds, peak bytes and number of tracks of a video of moving discs."""
     from transformers import pipeline
 
-    from ..data.video_io import VideoWriter
     from ..pipelines import SAMPLE_MODEL
+    from ..video.writer import VideoWriter
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

@@ -66,7 +66,7 @@ def validate(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    from ..evaluation import read_results, write_results
+    from ..evaluation.predictions import read_results, write_results
     from ..files import check_distinct, check_writable, files_of
     from ..metrics.plots import check_plot
     from ..metrics.short_long import compute_short_long
@@ -110,7 +110,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def data_files(args: argparse.Namespace, dataset: dict, outputs: Sequence[str | None]) -> Iterator[Path]:
     """The frames and masks of the data set, if an output is there already, which might be one of them."""
-    from ..evaluation import find_frames
+    from ..evaluation.predictions import find_frames
 
     if not any(output and Path(output).is_file() for output in outputs):
         return
@@ -123,7 +123,7 @@ def data_files(args: argparse.Namespace, dataset: dict, outputs: Sequence[str | 
 
 
 def ground_truth(args: argparse.Namespace, require_labels: bool) -> dict:
-    from ..evaluation import read_ground_truth
+    from ..evaluation.predictions import read_ground_truth
 
     tracks = None if args.tracks is None else args.tracks == "yes"
     return read_ground_truth(
@@ -144,10 +144,10 @@ def predict(args: argparse.Namespace, dataset: dict) -> list[dict] | None:
     """The results of all videos; None in all processes but the first."""
     from transformers.utils import logging
 
-    from ..evaluation import category_ids, find_frames, predict_to_files, run_settings
+    from ..evaluation.predictions import category_ids, find_frames, predict_to_files, run_settings
+    from ..evaluation.result_files import ResultFiles
     from ..pipelines import SAMPLE_MODEL
     from ..predict import load_segmenter
-    from ..result_files import ResultFiles
 
     model = args.model or str(SAMPLE_MODEL)
     place = args.output or args.submission
@@ -223,7 +223,7 @@ def report(args: argparse.Namespace, metric, names: dict) -> None:
 
 
 def show(numbers: dict, names: dict) -> None:
-    from ..evaluation import format_table, rich_tables
+    from ..evaluation.predictions import format_table, rich_tables
 
     if sys.stdout.isatty():
         try:

@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
-    from ..data.download import is_url
     from ..predict import SAMPLE_MODEL, SAMPLE_VIDEO, list_videos
+    from ..video.download import is_url
 
     swallowed = [name for name in args.classes or [] if Path(name).exists() or is_url(name)]
     if swallowed:

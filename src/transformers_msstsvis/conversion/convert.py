@@ -96,7 +96,7 @@ def convert_checkpoint(system: str, checkpoint: str | Path, output: str | Path, 
         ValueError: for an output that would replace the checkpoint.
         OSError: when a file can't be written; the message names it.
     """
-    from ..models.msstsvis.video_processing_msstsvis import MsstsVisVideoProcessor
+    from ..models.vis.video_processing_vis import MsstsVisVideoProcessor
 
     check_distinct([output], files_of(checkpoint))
     check_writable_folder(output)

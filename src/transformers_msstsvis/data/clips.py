@@ -15,10 +15,10 @@ from pycocotools import mask as rle_codec
 from torch.nn import functional as F
 from transformers.utils import logging
 
-from ..rle import check_counts
+from ..results.rle import check_counts
+from ..video.images import ImageError, read_image
 from .augmentation import ClipAugmentation, resize_clip
 from .frames import OutsideError, frame_path, turned_note
-from .images import ImageError, read_image
 from .loading import load_vis_dataset
 from .sampling import (
     SAMPLINGS,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from ..rle import excerpt
+from ..results.rle import excerpt
 
 _MAX_LISTED = 5  # ids in one message
 

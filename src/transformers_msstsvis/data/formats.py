@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image, ImageOps
 from pycocotools import mask as rle_codec
 
-from ..rle import excerpt
+from ..results.rle import excerpt
+from ..video.images import ImageError, image_size
 from .frames import below, last_parts, turned_note
-from .images import ImageError, image_size
 from .json_index import open_json, read_element, scan_json
 from .layouts import (
     MaskFolders,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .images import read_orientation
+from ..video.images import read_orientation
 
 _DRIVE = re.compile(r"[A-Za-z]:(?=[/\\])")
 

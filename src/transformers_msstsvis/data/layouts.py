@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from transformers.utils import logging
 
-from ..rle import excerpt
+from ..results.rle import excerpt
+from ..video.images import IMAGE_SUFFIXES
+from ..video.reader import natural_key
 from .frames import OutsideError, below, frame_path, last_parts, parts_of
-from .images import IMAGE_SUFFIXES
-from .video_io import natural_key
 
 logger = logging.get_logger(__name__)
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from transformers.utils import logging
 
 from ..extras import require
+from ..video.images import ImageError, read_image
 from .formats import locate, open_source
 from .frames import OutsideError, frame_path
-from .images import ImageError, read_image
 from .validation import CheckedRows, frame_problems, place_of
 
 if TYPE_CHECKING:

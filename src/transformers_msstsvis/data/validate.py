@@ -10,8 +10,8 @@ from transformers.utils.logging import tqdm
 
 from ..commands.validate import check, make_parser
 from ..files import check_writable, written_aside
+from ..video.images import IMAGE_SUFFIXES
 from .formats import open_source
-from .images import IMAGE_SUFFIXES
 from .loading import ytvis_entries
 from .validation import CheckedRows
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from ..data.fields import score_problem
 from ..files import written_aside
-from ..rle import count_pixels, counts_message, excerpt
+from ..results.rle import count_pixels, counts_message, excerpt
 from .ytvis_map import read_json
 
 RESULTS_NAME = "results.json"

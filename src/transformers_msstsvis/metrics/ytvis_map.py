@@ -33,7 +33,7 @@ from transformers.utils import logging
 
 from ..data.fields import area_problem, category_problem, iscrowd_problem, score_problem
 from ..data.json_index import decode, open_json
-from ..rle import MAX_SIDE, count_pixels, counts_message, excerpt, read_mask
+from ..results.rle import MAX_SIDE, count_pixels, counts_message, excerpt, read_mask
 
 logger = logging.get_logger(__name__)
 

@@ -10,7 +10,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from scipy.optimize import linear_sum_assignment
 
-from ..results import RLE, VideoInstances
+from ..results.rle import RLE
+from ..results.video_instances import VideoInstances
 
 
 @dataclass

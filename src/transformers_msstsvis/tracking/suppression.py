@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..results import VideoInstances
+from ..results.video_instances import VideoInstances
 from .stitching import mask_overlap
 
 

@@ -27,13 +27,13 @@ from ...checkpoint_files import LOADING_LOG, check_loaded, check_weights, held_b
 from ...layers.attention import VisSelfAttention
 from ...layers.backbone import VisBackbone
 from ...layers.deformable_attention import DeformableAttention
-from ...layers.dynamic_mask_head import MaskFeaturePyramid, dynamic_masks, num_dynamic_parameters
 from ...layers.feed_forward import MLP, FeedForward
 from ...layers.position_embedding import sine_position_embedding
-from ...layers.temporal_attention import FrameAttention, MultiScaleTemporalAttention
 from ...losses.matcher import check_labels, match_instances
 from ...losses.set_criterion import video_instance_segmentation_loss
+from ..seqformer.dynamic_mask_head import MaskFeaturePyramid, dynamic_masks, num_dynamic_parameters
 from .configuration_msstsvis import MsstsVisConfig
+from .temporal_attention_msstsvis import FrameAttention, MultiScaleTemporalAttention
 
 # At a time in inference: what a CPU's caches hold; elsewhere more than 4 cost memory and gain nothing.
 BACKBONE_FRAMES = {"cpu": 2}

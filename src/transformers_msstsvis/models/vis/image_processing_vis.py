@@ -1,0 +1,147 @@
+"""Image processors of MS-STS VIS: a still is a video of one frame."""
+
+from os import PathLike
+
+import numpy as np
+import torch
+from transformers.image_processing_backends import PilBackend, TorchvisionBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, is_pil_image
+from transformers.processing_utils import ImagesKwargs
+
+from ...video.download import is_url
+from ...video.images import read_image
+from .post_processing_vis import post_process_video_instance_segmentation
+from .video_processing_vis import channels_first, check_aspect_ratio, check_pixels, make_batch
+
+
+class MsstsVisImageProcessorKwargs(ImagesKwargs, total=False):
+    """
+    size_divisor (`int`, *optional*):
+        Pad height and width to multiples of it.
+    """
+
+    size_divisor: int | None
+
+
+class MsstsVisImageProcessorMixin:
+    """What the image processors share whatever they resize with."""
+
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"shortest_edge": 360, "longest_edge": 640}
+    default_to_square = False
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    do_pad = True
+    size_divisor = None
+    model_input_names = ["pixel_values_videos", "pixel_mask"]
+    valid_kwargs = MsstsVisImageProcessorKwargs
+
+    post_process_video_instance_segmentation = staticmethod(post_process_video_instance_segmentation)
+
+    def fetch_images(self, image_url_or_urls):
+        """Files as the frames of a video are read, see [`~transformers_msstsvis.video.images.read_image`]."""
+        if isinstance(image_url_or_urls, str | PathLike) and not is_url(image_url_or_urls):
+            return read_image(image_url_or_urls)
+        return super().fetch_images(image_url_or_urls)
+
+    def process_image(self, image, input_data_format=None, device=None, **kwargs) -> torch.Tensor:
+        """
+        One PIL image, read as a frame is, or array to `(3, H, W)`, values unchanged.
+
+        Raises:
+            ValueError: for another rank, or no axis of three channels.
+        """
+        if is_pil_image(image):
+            image, input_data_format = read_image(image), "channels_last"
+        if image.ndim != 3:
+            raise ValueError(
+                f"the image has shape {tuple(image.shape)}; expected (height, width, 3) or (3, height, width): repeat "
+                "a grey channel three times"
+            )
+        image = channels_first(image[None], input_data_format)[0]
+        return image if device is None else image.to(device)
+
+    def _preprocess(
+        self,
+        images: list[torch.Tensor],
+        do_center_crop: bool | None = None,
+        do_rescale: bool = True,
+        do_pad: bool | None = True,
+        pad_size=None,
+        size_divisor: int | None = None,
+        return_tensors=None,
+        **kwargs,
+    ) -> BatchFeature:
+        if do_center_crop:
+            raise ValueError("do_center_crop is not supported: masks are mapped back to the whole image; crop before")
+        if kwargs["do_resize"]:
+            for image in images:
+                check_aspect_ratio(image, kwargs["size"])
+        images = [check_pixels(image, do_rescale).contiguous() for image in images]
+        videos = [self._transform(image, do_rescale=do_rescale, **kwargs)[None] for image in images]
+        return make_batch(videos, do_pad, size_divisor, pad_size, return_tensors)
+
+
+class MsstsVisImageProcessor(MsstsVisImageProcessorMixin, TorchvisionBackend):
+    r"""
+    Image processor of MS-STS VIS: every image becomes a video of one frame.
+
+    The arguments are those of [`MsstsVisVideoProcessor`]. Calling it takes an image or a list of images of any sizes:
+    PIL images, arrays `(H, W, 3)` or `(3, H, W)`, paths or URLs. It returns `pixel_values_videos (B, 1, 3, H, W)`
+    float32 and `pixel_mask (B, 1, H, W)` int64, 1 = real pixel.
+
+    Raises:
+        ValueError: for images of a wrong shape or layout, or with pixels that are NaN or out of range.
+    """
+
+    def _transform(
+        self,
+        image: torch.Tensor,
+        do_resize: bool,
+        size,
+        resample,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean,
+        image_std,
+        **kwargs,
+    ) -> torch.Tensor:
+        if do_resize:
+            image = self.resize(image, size=size, resample=resample)
+        return self.rescale_and_normalize(image, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
+
+
+class MsstsVisImageProcessorPil(MsstsVisImageProcessorMixin, PilBackend):
+    """[`MsstsVisImageProcessor`] that resizes with Pillow, as the published code does; the rest is the same."""
+
+    def _transform(
+        self,
+        image: torch.Tensor,
+        do_resize: bool,
+        size,
+        resample,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean,
+        image_std,
+        **kwargs,
+    ) -> torch.Tensor:
+        # Pillow resizes RGB images as bytes only.
+        image = (image.round().to(torch.uint8) if do_rescale else image).cpu().numpy()
+        if do_resize:
+            image = self.resize(image, size=size, resample=resample)
+        if do_rescale:
+            image = self.rescale(image, rescale_factor)
+        if do_normalize:
+            image = self.normalize(image, image_mean, image_std)
+        return torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+
+
+__all__ = ["MsstsVisImageProcessor", "MsstsVisImageProcessorPil"]

@@ -1,0 +1,224 @@
+"""From model outputs to `VideoInstances`: the best pairs of a query and a class, with their masks and boxes.
+
+Letters: B videos, T frames, Q queries, K labels, k queries with masks, R and C rows and columns of the mask logits,
+H and W height and width of the result.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers.image_transforms import center_to_corners_format
+from transformers.utils import ModelOutput, logging
+
+from ...results.rle import RLE, encode_mask
+from ...results.video_instances import VideoInstances
+
+logger = logging.get_logger(__name__)
+
+BOXES = ("mask", "model")
+
+
+def check_count(name: str, count: Any) -> None:
+    """
+    Raises:
+        ValueError: if `count` is no whole number from 1 on.
+    """
+    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"{name} is {count!r}; expected at least 1, and a whole number")
+
+
+def post_process_video_instance_segmentation(
+    outputs: ModelOutput,
+    target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
+    threshold: float = 0.0,
+    top_k: int = 10,
+    mask_threshold: float = 0.5,
+    id2label: Mapping[int, str] | None = None,
+    boxes: str = "mask",
+) -> list[VideoInstances]:
+    """
+    Turn model outputs into the instances of every video, as the published code does.
+
+    Of a video the `top_k` best pairs of a query and a class are kept, so that a query can appear with several classes.
+    Mask logits are resized bilinearly (half-pixel centres) to the target size, one frame at a time, and compared with
+    the logit of `mask_threshold`; they are never held at full size for more than one frame. Padding of the batch is
+    undone first: frames without real pixels are left out, and mask logits cropped to the map of the unpadded video.
+
+    Args:
+        outputs: [`VideoInstanceSegmentationOutput`]; with `mask_query_indices` only the queries that have masks count.
+        target_sizes: `(height, width)` in pixels of every original video; the size of the model's input by default.
+        threshold: smallest score, 0..1.
+        top_k: pairs of a query and a class to keep per video.
+        mask_threshold: probability, strictly between 0 and 1, above which a pixel belongs to the instance.
+        id2label: class names, put into the results.
+        boxes: `"mask"`: around the mask of each frame. `"model"`: as the model predicts them beside the masks, clipped
+            to the frame; the two part where a video is unlike those of the training.
+
+    Returns:
+        One [`VideoInstances`] per video, best score first, track ids 1 to n. Instances without a single pixel in all
+        frames are left out, and so are pairs whose score is not a number, with a warning.
+
+    Raises:
+        TypeError: if `outputs` are not what a model returns.
+        ValueError: for missing masks, a wrong number of target sizes, or arguments out of range; if the best pairs
+            contain a query whose masks were not computed.
+    """
+    if not isinstance(outputs, ModelOutput) or "pred_boxes" not in outputs:
+        raise TypeError(
+            f"outputs are of type {type(outputs).__name__}; expected what the model returns for a batch of videos"
+        )
+    if outputs.pred_masks is None:
+        raise ValueError(
+            "outputs hold no pred_masks, as in training with labels; put the model into eval mode, or pass mask_top_k"
+        )
+    if not 0 < mask_threshold < 1:
+        raise ValueError(f"mask_threshold is {mask_threshold}; expected a probability between 0 and 1, both excluded")
+    check_count("top_k", top_k)
+    if not isinstance(threshold, Real):
+        raise ValueError(f"threshold is {threshold!r}; expected a number")
+    if boxes not in BOXES:
+        raise ValueError(f"boxes is {boxes!r}; expected one of {', '.join(map(repr, BOXES))}")
+    if target_sizes is not None and len(target_sizes) != len(outputs.logits):
+        raise ValueError(
+            f"{len(target_sizes)} target_sizes were given for {len(outputs.logits)} videos; expected one "
+            "(height, width) for each"
+        )
+    scores = outputs.logits.detach().float().sigmoid().cpu()  # (B, Q, K)
+    frame_sizes = outputs.frame_sizes.cpu()
+    results = []
+    for video in range(len(scores)):
+        real = frame_sizes[video, :, 0] > 0
+        height, width = frame_sizes[video].amax(0).tolist()
+        size = (height, width) if target_sizes is None else tuple(int(side) for side in target_sizes[video])
+        if len(size) != 2 or (min(size) < 1 and real.any()):
+            raise ValueError(f"target size of video {video} is {size}; expected (height, width) in pixels")
+
+        with_masks = None if outputs.mask_query_indices is None else outputs.mask_query_indices[video].cpu()
+        best, queries, labels, rows = _best_pairs(scores[video], with_masks, threshold, top_k, video)
+        logits = outputs.pred_masks[video]
+        logits = logits[..., : 2 * math.ceil(height / 8), : 2 * math.ceil(width / 8)]
+        distinct, row_of_pair = rows.unique(return_inverse=True)
+        logits = logits[distinct.to(logits.device)][:, real.to(logits.device)].detach().float().cpu()
+        masks = [[resized_mask(frame, size, mask_threshold) for frame in frames] for frames in logits]
+        masks = [masks[row] for row in row_of_pair]
+
+        corners = None
+        if boxes == "model":
+            corners = outputs.pred_boxes[video].detach().float().cpu()[queries][:, real]
+            corners = center_to_corners_format(corners).clamp(0, 1) * torch.tensor([size[1], size[0]] * 2)
+        keep = [pair for pair in range(len(masks)) if any(mask is not None for mask in masks[pair])]
+        results.append(
+            VideoInstances(
+                scores=best[keep].numpy(),
+                labels=labels[keep].numpy(),
+                track_ids=np.arange(1, len(keep) + 1),
+                masks=[masks[pair] for pair in keep],
+                boxes=None if corners is None else corners[keep].numpy(),
+                size=size,
+                num_frames=int(real.sum()),
+                id2label=None if id2label is None else dict(id2label),
+            )
+        )
+    return results
+
+
+def _best_pairs(
+    scores: torch.Tensor, with_masks: torch.Tensor | None, threshold: float, top_k: int, video: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Score, query, label and row in the masks of the best pairs of `scores (Q, K)`, best first."""
+    if not scores.isfinite().all():
+        logger.warning(f"Video {video}: some class logits are not numbers; their queries are left out.")
+        scores = scores.nan_to_num(nan=-1.0)
+        threshold = max(threshold, 0.0)
+    num_queries, num_labels = scores.shape
+    if with_masks is None:
+        with_masks = torch.arange(num_queries)
+    candidates = scores[with_masks].flatten()
+    best, pairs = candidates.topk(min(top_k, len(candidates)))
+
+    others = torch.ones(num_queries, dtype=torch.bool)
+    others[with_masks] = False
+    # Equal scores may go either way, so only a strictly better pair is missing.
+    missing = scores[others] > best[-1] if len(best) == min(top_k, scores.numel()) else scores[others] > -1
+    if (missing & (scores[others] >= threshold)).any():
+        raise ValueError(
+            f"video {video}: masks were computed for {len(with_masks)} queries, but others are among the {top_k} best "
+            f"pairs; call the model with mask_top_k of at least top_k = {top_k}, or without mask_top_k"
+        )
+    keep = best >= threshold
+    best, pairs = best[keep], pairs[keep]
+    rows = pairs // num_labels
+    return best, with_masks[rows], pairs % num_labels, rows
+
+
+@lru_cache(maxsize=16)
+def _interpolation(size: int, target: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+    """Bilinear weights `(size, target)` along one axis, and the first and last source of every target `(target,)`."""
+    weights = F.interpolate(torch.eye(size)[None], size=target, mode="linear", align_corners=False)[0]
+    used = weights.numpy() > 0
+    return weights, used.argmax(0), size - 1 - used[::-1].argmax(0)
+
+
+def _reach(positive: torch.Tensor, target: int) -> tuple[slice, slice, torch.Tensor]:
+    """The part of an axis that can become positive, as sources and as targets, and the weights between them."""
+    weights, first, last = _interpolation(len(positive), target)
+    places = positive.nonzero()
+    start = int(np.searchsorted(last, int(places[0]), side="left"))
+    stop = int(np.searchsorted(first, int(places[-1]), side="right"))
+    targets = slice(start, stop)
+    # An enlarged map has a target for every source; a reduced one may step over it.
+    sources = slice(int(first[start]), int(last[stop - 1]) + 1) if start < stop else slice(0, 0)
+    return sources, targets, weights[sources, targets]
+
+
+def resized_mask(logits: torch.Tensor, size: tuple[int, int], mask_threshold: float = 0.5) -> RLE | None:
+    """
+    One mask as RLE: bilinear resize, comparison, compression.
+
+    Args:
+        logits: `(R, C)` float32 on the CPU.
+        size: `(H, W)` of the result in pixels.
+        mask_threshold: probability above which a pixel is set.
+
+    Returns:
+        Compressed COCO RLE of `F.interpolate(logits, size, mode="bilinear", align_corners=False).sigmoid() >
+        mask_threshold`, to the byte, or None for a mask without a pixel.
+    """
+    level = math.log(mask_threshold / (1 - mask_threshold))
+    positive = logits > level
+    if not positive.any():
+        return None
+    # A weighted mean exceeds the level only where a source does; the rest of the frame is not computed.
+    rows, bottom_to_top, row_weights = _reach(positive.any(1), size[0])
+    columns, left_to_right, column_weights = _reach(positive.any(0), size[1])
+    part = logits[rows, columns].nan_to_num(nan=-1e4)
+    # Transposed, because RLE runs along columns.
+    resized = (column_weights.T @ part.T) @ row_weights
+    if _rounding_decides(resized - level, part, row_weights, column_weights):
+        whole = logits.nan_to_num(nan=-1e4)[None, None]
+        whole = F.interpolate(whole, size=size, mode="bilinear", align_corners=False)[0, 0]
+        return encode_mask((whole.sigmoid() > mask_threshold).numpy())
+    mask = np.zeros((size[1], size[0]), dtype=bool)
+    mask[left_to_right, bottom_to_top] = (resized > level).numpy()
+    return encode_mask(mask.T)
+
+
+def _rounding_decides(
+    margin: torch.Tensor, part: torch.Tensor, row_weights: torch.Tensor, column_weights: torch.Tensor
+) -> bool:
+    """Whether a pixel is so close to the level that the order of the sum or the sigmoid could change it."""
+    if not margin.numel():
+        return False
+    tolerance = 8 * torch.finfo(part.dtype).eps
+    magnitude = part.abs()
+    close = (margin.abs() <= tolerance * (magnitude.max() + 1)).nonzero()
+    if not len(close):
+        return False
+    sums = 1 + ((column_weights[:, close[:, 0]].T @ magnitude.T) * row_weights[:, close[:, 1]].T).sum(1)
+    return bool((margin[close[:, 0], close[:, 1]].abs() <= tolerance * sums).any())
