@@ -24,7 +24,8 @@ from transformers_msstsvis import (
     pipelines,
     write_video,
 )
-from transformers_msstsvis.pipelines import SAMPLE_MODEL, join_clips, split_clips
+from transformers_msstsvis.pipelines import SAMPLE_MODEL
+from transformers_msstsvis.tracking.clips import join_clips, split_clips
 from transformers_msstsvis.video import reader as video_reader
 
 TASK = "video-instance-segmentation"
@@ -187,18 +188,31 @@ def test_datasets_and_generators_stream(segmenter, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("frames", "max_frames", "overlap", "expected"),
+    ("frames", "num_frames", "stride", "expected"),
     [
-        (3, 3, 1, [(0, [0, 1, 2], True)]),
-        (4, 3, 1, [(0, [0, 1, 2], False), (2, [2, 3], True)]),
-        (5, 3, 1, [(0, [0, 1, 2], False), (2, [2, 3, 4], True)]),
+        (3, 3, 2, [(0, [0, 1, 2], True)]),
+        (4, 3, 2, [(0, [0, 1, 2], False), (2, [2, 3], True)]),
+        (5, 3, 2, [(0, [0, 1, 2], False), (2, [2, 3, 4], True)]),
         (6, 4, 2, [(0, [0, 1, 2, 3], False), (2, [2, 3, 4, 5], True)]),
-        (3, 1, 0, [(0, [0], False), (1, [1], False), (2, [2], True)]),
-        (1, 9, 1, [(0, [0], True)]),
+        (3, 1, 1, [(0, [0], False), (1, [1], False), (2, [2], True)]),
+        (1, 9, 8, [(0, [0], True)]),
     ],
 )
-def test_split_clips(frames, max_frames, overlap, expected):
-    assert list(split_clips(range(frames), max_frames, overlap)) == expected
+def test_split_clips(frames, num_frames, stride, expected):
+    assert list(split_clips(range(frames), num_frames, stride)) == expected
+
+
+@pytest.mark.parametrize(
+    ("frames", "num_frames", "stride", "expected"),
+    [
+        (2, 3, 2, [(0, [0, 1], True)]),
+        (4, 3, 2, [(0, [0, 1, 2], False), (1, [1, 2, 3], True)]),
+        (6, 3, 2, [(0, [0, 1, 2], False), (2, [2, 3, 4], False), (3, [3, 4, 5], True)]),
+        (7, 3, 3, [(0, [0, 1, 2], False), (3, [3, 4, 5], False), (4, [4, 5, 6], True)]),
+    ],
+)
+def test_the_last_of_full_clips_begins_earlier(frames, num_frames, stride, expected):
+    assert list(split_clips(range(frames), num_frames, stride, full=True)) == expected
 
 
 @pytest.mark.parametrize("frames", [6, 7, 11, 12, 17])

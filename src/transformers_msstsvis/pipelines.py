@@ -18,8 +18,10 @@ from transformers.utils import logging
 
 from .models.auto import AutoModelForVideoInstanceSegmentation
 from .models.vis.post_processing_vis import BOXES, check_count
-from .models.vis.video_processing_vis import is_one_video, pad_videos
+from .models.vis.video_processing_vis import pad_videos
 from .results.video_instances import VideoInstances
+from .tracking.clips import join_clips, split_clips
+from .video.inputs import is_one_video
 
 logger = logging.get_logger(__name__)
 
@@ -53,11 +55,12 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         threshold (`float`, defaults to 0.3): smallest score of a track, 0..1.
         top_k (`int`, defaults to 10): pairs of an instance and a class that are kept per clip.
         mask_threshold (`float`, defaults to 0.5): probability above which a pixel belongs to an instance.
-        max_frames (`int`, defaults to 36):
-            Longest clip that the model sees at once. A longer video is cut into clips that overlap by a sixth. They
-            are read and run one after the other, and joined to tracks by their masks in the shared frames; what is not
-            over yet stays in memory as compressed masks only. Clips give everything that scores above 0.05, and
-            `threshold` applies to the joined score: the mean over the clips, weighted by the frames of each.
+        max_frames (`int`, *optional*):
+            Longest clip that the model sees at once, 36 by default; a model that knows a single length has that. A
+            longer video is cut into clips that overlap, by a sixth unless the processor says otherwise. They are read
+            and run one after the other, and joined to tracks by their masks in the shared frames; what is not over yet
+            stays in memory as compressed masks only. Clips give everything that scores above 0.05, and `threshold`
+            applies to the joined score: the mean over the clips, weighted by the frames of each.
         classes (`str`, `int` or a list of them, *optional*):
             Only tracks of these classes, given by name or label, from the `top_k` pairs of all classes.
         duplicate_iou (`float`, defaults to 0.5):
@@ -148,6 +151,7 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             if given.get(name, choices[0]) not in choices:
                 raise ValueError(f"{name} is {given[name]!r}; expected {' or '.join(map(repr, choices))}")
         self._labels_of(given.get("classes"))
+        self.video_processor.clip_plan(self.model.config, given.get("max_frames"))
 
     def _labels_of(self, classes: str | int | Sequence[str | int] | None) -> set[int] | None:
         """Labels of classes that are given by name or label."""
@@ -165,7 +169,7 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         return set(labels)
 
     def preprocess(
-        self, video: Any, max_frames: int = 36, on_error: str = "skip", public_urls: bool = False
+        self, video: Any, max_frames: int | None = None, on_error: str = "skip", public_urls: bool = False
     ) -> Iterator[dict[str, Any]]:
         """Read a video clip by clip."""
         try:
@@ -179,12 +183,12 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             logger.warning(f"{name} is skipped, its result is None: {error}")
             yield {"pixels": None, "is_last": True}
 
-    def _clips(self, video: Any, max_frames: int, public_urls: bool) -> Iterator[dict[str, Any]]:
+    def _clips(self, video: Any, max_frames: int | None, public_urls: bool) -> Iterator[dict[str, Any]]:
         from .video.reader import VideoReader
 
         reader = video if isinstance(video, VideoReader) else VideoReader(video, public_urls=public_urls)
-        overlap = min(max_frames // 6 or 1, max_frames - 1)
-        for start, frames, is_last in split_clips(reader, max_frames, overlap):
+        plan = self.video_processor.clip_plan(self.model.config, max_frames)
+        for start, frames, is_last in split_clips(reader, *plan):
             pixels = self.video_processor(
                 np.stack(frames), input_data_format="channels_last", do_pad=False, return_tensors="pt"
             )
@@ -329,50 +333,6 @@ class _ByIndex:
 
     def __iter__(self) -> Iterator:
         return (self.dataset[index] for index in range(len(self.dataset)))
-
-
-def split_clips(
-    frames: Iterable[np.ndarray], max_frames: int, overlap: int
-) -> Iterator[tuple[int, list[np.ndarray], bool]]:
-    """
-    Cut a video into clips of `max_frames` frames that overlap, holding one clip at a time; the last may be shorter.
-
-    Yields:
-        Index of the clip's first frame, the frames, and whether it is the last clip.
-    """
-    start, clip = 0, []
-    for frame in frames:
-        if len(clip) == max_frames:
-            yield start, clip, False
-            start += max_frames - overlap
-            clip = clip[max_frames - overlap :]
-        clip.append(frame)
-    yield start, clip, True
-
-
-def join_clips(
-    clips: list[tuple[int, VideoInstances]], threshold: float = 0.0, duplicate_iou: float = 1.0
-) -> VideoInstances:
-    """
-    Join the results of overlapping clips, given with their first frames, to the tracks of the video.
-
-    Returns:
-        The tracks that score at least `threshold` and are not [duplicates][suppress_duplicates], best first; track ids
-        are 1, 2, ... in order of appearance, or of the score if there is only one clip.
-    """
-    from .tracking.stitching import TrackStitcher
-    from .tracking.suppression import suppress_duplicates
-
-    if len(clips) == 1:
-        tracks = clips[0][1]
-    else:
-        stitcher = TrackStitcher()
-        for start, instances in clips:
-            stitcher.add(instances, start)
-        tracks = stitcher.finish()
-    tracks = suppress_duplicates(tracks.filter(threshold), duplicate_iou)
-    tracks.track_ids = np.arange(1, len(tracks) + 1)
-    return tracks[np.argsort(-tracks.scores, kind="stable")]
 
 
 def _keywords(step: Any) -> set[str]:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tests.tiny import tiny_config
-from transformers_msstsvis.layers.attention import VisSelfAttention
+from transformers_msstsvis.layers.attention import VisAttention
 
 
 @pytest.fixture
@@ -10,7 +10,7 @@ def attention():
     torch.manual_seed(0)
     config = tiny_config()
     config._attn_implementation = "sdpa"
-    return VisSelfAttention(config, 32, 4).eval()
+    return VisAttention(config, 32, 4).eval()
 
 
 def formula(attention, tokens, mask):

@@ -18,6 +18,7 @@ from transformers_msstsvis import (
     SeqFormerConfig,
     SeqFormerForVideoInstanceSegmentation,
 )
+from transformers_msstsvis.layers.feature_levels import FeatureLevels
 
 H, W = 48, 64
 MODELS = {
@@ -154,8 +155,11 @@ def test_attention_ignores_padding_in_space():
     shapes = [(4, 4), (2, 1), (1, 1), (1, 1)]
     ratios = torch.ones(1, 2, 4, 2)
     with torch.no_grad():
-        encode = lambda x: model.encoder(x, torch.zeros_like(x), mask, ratios, shapes).last_hidden_state  # noqa: E731
-        assert_same(encode(features)[mask], encode(changed)[mask])
+        encoded = [
+            model.encoder(FeatureLevels(x, torch.zeros_like(x), mask, ratios, shapes)).last_hidden_state[mask]
+            for x in (features, changed)
+        ]
+        assert_same(*encoded)
 
 
 def test_mask_top_k_gives_the_masks_of_the_best_queries(model):

@@ -7,10 +7,12 @@ from pycocotools import mask as coco_mask
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from transformers_msstsvis import VideoInstanceSegmentationOutput
+from transformers_msstsvis import SeqFormerVideoProcessor, VideoInstanceSegmentationOutput
 from transformers_msstsvis.models.vis import post_processing_vis as post_processing
-from transformers_msstsvis.models.vis.post_processing_vis import post_process_video_instance_segmentation, resized_mask
+from transformers_msstsvis.models.vis.post_processing_vis import resized_mask
 from transformers_msstsvis.results.rle import decode_mask
+
+post_process = SeqFormerVideoProcessor().post_process_video_instance_segmentation
 
 
 def random_outputs(
@@ -48,7 +50,7 @@ def published_rule(outputs, video, size, top_k=10) -> list[dict]:
 def test_equals_the_published_rule_byte_for_byte(size):
     for seed in range(5):
         outputs = random_outputs(seed)
-        [result] = post_process_video_instance_segmentation(outputs, target_sizes=[size])
+        [result] = post_process(outputs, target_sizes=[size])
         expected = published_rule(outputs, 0, size)
         assert result.scores.tolist() == pytest.approx([instance["score"] for instance in expected])
         assert result.labels.tolist() == [instance["label"] for instance in expected]
@@ -91,7 +93,7 @@ def test_a_mask_drawn_by_hand():
         pred_masks=torch.stack([logits, -torch.ones(2, 2)])[None, None],
         frame_sizes=torch.tensor([[[8, 8], [8, 8]]]),
     )
-    [result] = post_process_video_instance_segmentation(outputs, [(4, 8)], top_k=1, id2label={0: "cat", 1: "dog"})
+    [result] = post_process(outputs, [(4, 8)], top_k=1, id2label={0: "cat", 1: "dog"})
     assert decode_mask(result.masks[0][0]).astype(int).tolist() == [
         [1, 1, 1, 1, 0, 0, 0, 0],
         [1, 1, 1, 0, 0, 0, 0, 0],
@@ -101,7 +103,7 @@ def test_a_mask_drawn_by_hand():
     assert result.masks[0][1] is None
     assert result.boxes[0, 0].tolist() == [0, 0, 4, 2]  # of the mask
     assert np.isnan(result.boxes[0, 1]).all()
-    [result] = post_process_video_instance_segmentation(outputs, [(4, 8)], top_k=1, boxes="model")
+    [result] = post_process(outputs, [(4, 8)], top_k=1, boxes="model")
     assert result.boxes[0, 0].tolist() == [0, 0, 4, 4]
     assert np.isnan(result.boxes[0, 1]).all()
     result.id2label = {0: "cat", 1: "dog"}
@@ -112,7 +114,7 @@ def test_a_mask_drawn_by_hand():
 def test_boxes_are_clipped_to_the_frame():
     outputs = random_outputs(0)
     outputs.pred_boxes = torch.tensor([0.9, 0.1, 0.6, 0.6]).expand(1, 7, 4, 4)
-    [result] = post_process_video_instance_segmentation(outputs, [(100, 200)], boxes="model")
+    [result] = post_process(outputs, [(100, 200)], boxes="model")
     present = result.boxes[~np.isnan(result.boxes).any(-1)]
     np.testing.assert_allclose(present, np.tile([[120, 0, 200, 40]], (len(present), 1)), atol=1e-4)
 
@@ -121,7 +123,7 @@ def test_one_query_may_have_two_classes():
     outputs = random_outputs(1)
     outputs.logits[:] = -9
     outputs.logits[0, 3, 0], outputs.logits[0, 3, 2] = 3, 2
-    [result] = post_process_video_instance_segmentation(outputs, top_k=2)
+    [result] = post_process(outputs, top_k=2)
     assert result.labels.tolist() == [0, 2]
     assert result.masks[0] == result.masks[1]
     assert result.track_ids.tolist() == [1, 2]
@@ -129,12 +131,12 @@ def test_one_query_may_have_two_classes():
 
 def test_threshold_top_k_and_mask_threshold():
     outputs = random_outputs(2)
-    [everything] = post_process_video_instance_segmentation(outputs, top_k=100)
-    [some] = post_process_video_instance_segmentation(outputs, threshold=float(everything.scores[4]), top_k=100)
+    [everything] = post_process(outputs, top_k=100)
+    [some] = post_process(outputs, threshold=float(everything.scores[4]), top_k=100)
     assert some.masks == everything.masks[:5]
-    [few] = post_process_video_instance_segmentation(outputs, top_k=3)
+    [few] = post_process(outputs, top_k=3)
     assert few.masks == everything.masks[:3]
-    [strict] = post_process_video_instance_segmentation(outputs, mask_threshold=0.7, top_k=1)
+    [strict] = post_process(outputs, mask_threshold=0.7, top_k=1)
     logit = np.log(0.7 / 0.3)
     query = outputs.logits[0].flatten().argmax().item() // 3
     expected = F.interpolate(outputs.pred_masks[0, query, :1, None].transpose(0, 1), (24, 40), mode="bilinear") > logit
@@ -152,18 +154,18 @@ def test_batch_padding_leaves_no_trace():
     padded.pred_masks[1] = 9.0
     padded.pred_masks[1, :, :3, :rows, :columns] = alone.pred_masks[0]
     padded.frame_sizes = torch.tensor([[[48, 64]] * 5, [[21, 33]] * 3 + [[0, 0]] * 2])
-    [expected] = post_process_video_instance_segmentation(alone, [(42, 66)])
-    _, got = post_process_video_instance_segmentation(padded, [(96, 128), (42, 66)])
+    [expected] = post_process(alone, [(42, 66)])
+    _, got = post_process(padded, [(96, 128), (42, 66)])
     assert got.num_frames == 3
     assert got.masks == expected.masks
     np.testing.assert_array_equal(got.boxes, expected.boxes)
-    assert post_process_video_instance_segmentation(padded)[1].size == (21, 33)
+    assert post_process(padded)[1].size == (21, 33)
 
 
 def test_a_video_of_padding_alone_is_empty():
     outputs = random_outputs(0)
     outputs.frame_sizes = torch.zeros(1, 4, 2, dtype=torch.long)
-    [result] = post_process_video_instance_segmentation(outputs)
+    [result] = post_process(outputs)
     assert (len(result), result.num_frames) == (0, 0)
 
 
@@ -181,8 +183,8 @@ def with_masks_of(outputs, queries):
 def test_masks_of_the_best_queries_are_enough():
     outputs = random_outputs(5, queries=20)
     best = outputs.logits[0].amax(-1).topk(10).indices.tolist()
-    [expected] = post_process_video_instance_segmentation(outputs, top_k=10)
-    [got] = post_process_video_instance_segmentation(with_masks_of(outputs, best), top_k=10)
+    [expected] = post_process(outputs, top_k=10)
+    [got] = post_process(with_masks_of(outputs, best), top_k=10)
     assert got.masks == expected.masks
     assert got.labels.tolist() == expected.labels.tolist()
     np.testing.assert_array_equal(got.boxes, expected.boxes)
@@ -192,17 +194,17 @@ def test_a_best_query_without_masks_is_an_error():
     outputs = random_outputs(5, queries=20)
     best = outputs.logits[0].amax(-1).topk(2).indices.tolist()
     with pytest.raises(ValueError, match="mask_top_k of at least top_k = 10"):
-        post_process_video_instance_segmentation(with_masks_of(outputs, best), top_k=10)
+        post_process(with_masks_of(outputs, best), top_k=10)
     few = with_masks_of(outputs, best[1:])
     with pytest.raises(ValueError, match="masks were computed for 1 queries"):
-        post_process_video_instance_segmentation(few, top_k=1)
+        post_process(few, top_k=1)
 
 
 def test_equal_scores_are_no_missing_masks():
     """Low precision gives equal scores often; which of two equal queries got masks is then arbitrary."""
     outputs = random_outputs(6)
     outputs.logits[:] = 1.0
-    [result] = post_process_video_instance_segmentation(with_masks_of(outputs, [2, 5]), top_k=2)
+    [result] = post_process(with_masks_of(outputs, [2, 5]), top_k=2)
     assert len(result) == 2
 
 
@@ -211,7 +213,7 @@ def test_scores_that_are_not_numbers_are_left_out(monkeypatch):
     monkeypatch.setattr(post_processing.logger, "warning", warnings.append)
     outputs = random_outputs(7, videos=2)
     outputs.logits[0, 2, 1] = float("nan")
-    first, second = post_process_video_instance_segmentation(outputs, top_k=100)
+    first, second = post_process(outputs, top_k=100)
     assert len(first) <= 20
     assert np.isfinite(first.scores).all()
     assert len(second) <= 21
@@ -227,8 +229,8 @@ def test_half_precision_gives_the_same_instances():
         pred_masks=outputs.pred_masks,
         frame_sizes=outputs.frame_sizes,
     )
-    [expected] = post_process_video_instance_segmentation(outputs, top_k=1)
-    [got] = post_process_video_instance_segmentation(half, top_k=1)
+    [expected] = post_process(outputs, top_k=1)
+    [got] = post_process(half, top_k=1)
     assert got.masks == expected.masks
 
 
@@ -243,14 +245,14 @@ def test_half_precision_gives_the_same_instances():
 )
 def test_arguments_out_of_range(changes, message):
     with pytest.raises(ValueError, match=message):
-        post_process_video_instance_segmentation(random_outputs(0), **changes)
+        post_process(random_outputs(0), **changes)
 
 
 def test_missing_masks_say_why():
     outputs = random_outputs(0)
     outputs.pred_masks = None
     with pytest.raises(ValueError, match="eval mode, or pass mask_top_k"):
-        post_process_video_instance_segmentation(outputs)
+        post_process(outputs)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -270,7 +272,7 @@ def test_never_more_than_one_frame_at_full_size():
     outputs.pred_masks[:] = 1.0
     tracemalloc.start()
     with LargestTensor() as largest:
-        [result] = post_process_video_instance_segmentation(outputs, [(720, 1280)])
+        [result] = post_process(outputs, [(720, 1280)])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(result) == 10

@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoVideoProcessor
 
 from tests.tiny import moving_square, tiny_config, tiny_model, write_mp4
-from transformers_msstsvis import MsstsVisVideoProcessor, SeqFormerConfig
+from transformers_msstsvis import MsstsVisVideoProcessor, SeqFormerConfig, SeqFormerVideoProcessor
 from transformers_msstsvis.video.reader import VideoReader
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
@@ -242,13 +242,17 @@ def test_round_trip_through_the_auto_class(tmp_path):
     assert loaded.size_divisor == 32
 
 
-@pytest.mark.parametrize("config", [tiny_config(), SeqFormerConfig()], ids=["msstsvis", "seqformer"])
-def test_found_by_model_type(tmp_path, config):
+@pytest.mark.parametrize(
+    ("config", "processor_class"),
+    [(tiny_config(), MsstsVisVideoProcessor), (SeqFormerConfig(), SeqFormerVideoProcessor)],
+    ids=["msstsvis", "seqformer"],
+)
+def test_found_by_model_type(tmp_path, config, processor_class):
     config.save_pretrained(tmp_path)
     stored = {"size": {"shortest_edge": 64, "longest_edge": 96}}
     (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(stored))
     assert type(AutoConfig.from_pretrained(tmp_path)) is type(config)
-    assert type(AutoVideoProcessor.from_pretrained(tmp_path)) is MsstsVisVideoProcessor
+    assert type(AutoVideoProcessor.from_pretrained(tmp_path)) is processor_class
 
 
 def test_model_and_post_processing_fit():

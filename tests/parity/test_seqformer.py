@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from transformers_msstsvis.conversion import convert_state_dict
-from transformers_msstsvis.losses.matcher import match_instances
+from transformers_msstsvis.models.seqformer.loss_seqformer import match_instances
 
 from .golden import clip, load, training_batch
 

@@ -7,8 +7,8 @@ beyond the map is an error; what is dropped on purpose is listed with the reason
 import pickle
 import re
 from argparse import Namespace
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -18,46 +18,11 @@ from transformers import PreTrainedModel
 
 from ..checkpoint_files import check_weights_file
 from ..files import check_distinct, check_writable_folder, files_of, folder_written_aside
+from ..models.auto import video_processor_class
+from .key_map import ConversionReport, rename
 
-SYSTEMS = ("msstsvis", "seqformer")
-
-
-@dataclass
-class ConversionReport:
-    """What became of every key: `used` published keys, `dropped` keys with the reason, `missing` keys of ours."""
-
-    used: list[str] = field(default_factory=list)
-    dropped: dict[str, str] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        reasons: dict[str, int] = {}
-        for reason in self.dropped.values():
-            reasons[reason] = reasons.get(reason, 0) + 1
-        lines = [f"{len(self.used)} keys used, {len(self.dropped)} dropped, {len(self.missing)} missing"]
-        lines += [f"dropped {count}: {reason}" for reason, count in reasons.items()]
-        lines += [f"missing: {key}" for key in self.missing]
-        return "\n".join(lines)
-
-
-@dataclass
-class KeyMap:
-    """
-    How one system's checkpoint becomes ours.
-
-    Args:
-        build: state dict and hints to an untrained model of the architecture that the checkpoint describes.
-        rules: model to list of (pattern, replacement); the first pattern that matches a whole key renames it.
-        drop: list of (pattern, reason) of keys that have no counterpart.
-        split: pattern of fused query-key-value tensors and the names of their three parts.
-        optional: patterns of names of ours that a checkpoint may lack.
-    """
-
-    build: Callable[..., PreTrainedModel]
-    rules: Callable[[PreTrainedModel], list[tuple[str, str]]]
-    drop: list[tuple[str, str]]
-    split: list[tuple[str, tuple[str, str, str]]] = field(default_factory=list)
-    optional: tuple[str, ...] = ()
+# System -> the module here with its KEY_MAP. One with a dot is a module of another package.
+SYSTEMS = {"seqformer": "seqformer", "msstsvis": "msstsvis"}
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -85,7 +50,7 @@ def read_checkpoint(path: str | Path) -> dict:
         ) from error
 
 
-def convert_checkpoint(system: str, checkpoint: str | Path, output: str | Path, **hints) -> "ConversionReport":
+def convert_checkpoint(system: str, checkpoint: str | Path, output: str | Path, **hints) -> ConversionReport:
     """
     Convert a published file and write safetensors, configuration and video processor to the folder `output`.
 
@@ -96,14 +61,12 @@ def convert_checkpoint(system: str, checkpoint: str | Path, output: str | Path, 
         ValueError: for an output that would replace the checkpoint.
         OSError: when a file can't be written; the message names it.
     """
-    from ..models.vis.video_processing_vis import MsstsVisVideoProcessor
-
     check_distinct([output], files_of(checkpoint))
     check_writable_folder(output)
     model = convert_state_dict(system, read_checkpoint(checkpoint), **hints)
     with folder_written_aside(output) as unfinished:
         model.save_pretrained(unfinished)
-        MsstsVisVideoProcessor().save_pretrained(unfinished)
+        video_processor_class(model.config)().save_pretrained(unfinished)
     return model.conversion_report
 
 
@@ -130,7 +93,7 @@ def convert_state_dict(system: str, state_dict: Mapping, **hints) -> PreTrainedM
     Build the model that a published checkpoint describes and load its weights.
 
     Args:
-        system: `"msstsvis"` or `"seqformer"`.
+        system: one of [`SYSTEMS`].
         state_dict: published names to tensors or arrays; may be wrapped as `{"model": ...}`.
         hints: what shapes can't tell: `id2label`, any other configuration argument.
 
@@ -140,14 +103,13 @@ def convert_state_dict(system: str, state_dict: Mapping, **hints) -> PreTrainedM
     Raises:
         ValueError: for an unknown system, keys of another system, missing weights, or weights of another shape.
     """
-    from .seqformer import SEQFORMER_KEY_MAPS
-
     if system not in SYSTEMS:
-        raise ValueError(f"unknown system {system!r}; expected one of {SYSTEMS}")
-    key_map = SEQFORMER_KEY_MAPS[system]
+        raise ValueError(f"unknown system {system!r}; expected one of {tuple(SYSTEMS)}")
+    module = SYSTEMS[system]
+    key_map = import_module(module if "." in module else f"{__package__}.{module}").KEY_MAP
     published = unwrap(state_dict)
     model = key_map.build(published, **hints)
-    converted, report = _rename(published, key_map, model, system)
+    converted, report = rename(published, key_map, model, system)
     expected = model.state_dict()
     unknown = sorted(set(converted) - set(expected))
     if unknown:
@@ -171,33 +133,3 @@ def convert_state_dict(system: str, state_dict: Mapping, **hints) -> PreTrainedM
     model.eval()
     model.conversion_report = report
     return model
-
-
-def _rename(published: dict, key_map: KeyMap, model: PreTrainedModel, system: str) -> tuple[dict, ConversionReport]:
-    report, converted, unknown = ConversionReport(), {}, []
-    rules = [(re.compile(pattern), replacement) for pattern, replacement in key_map.rules(model)]
-    drops = [(re.compile(pattern), reason) for pattern, reason in key_map.drop]
-    splits = [(re.compile(pattern), parts) for pattern, parts in key_map.split]
-    for key, value in published.items():
-        reason = next((reason for pattern, reason in drops if pattern.fullmatch(key)), None)
-        if reason is not None:
-            report.dropped[key] = reason
-            continue
-        new = next((pattern.sub(new, key) for pattern, new in rules if pattern.fullmatch(key)), None)
-        if new is None:
-            unknown.append(key)
-            continue
-        report.used.append(key)
-        fused = next(((pattern, parts) for pattern, parts in splits if pattern.fullmatch(new)), None)
-        if fused is None:
-            converted[new] = value
-        else:
-            pattern, parts = fused
-            for part, chunk in zip(parts, value.chunk(3), strict=True):
-                converted[pattern.sub(part, new)] = chunk
-    if unknown:
-        raise ValueError(
-            f"{len(unknown)} keys of the checkpoint are unknown to {system!r}, e.g. {unknown[:5]}; expected a "
-            f"published {system} checkpoint"
-        )
-    return converted, report

@@ -1,6 +1,6 @@
-"""Multi-head self-attention in the interface of transformers, shared by queries, frames and places.
+"""Multi-head attention in the interface of transformers, of queries, frames and places.
 
-Letters: N sequences, S tokens, C channels, M heads.
+Letters: N sequences, S tokens, R tokens that are read, C channels, M heads.
 """
 
 import torch
@@ -20,8 +20,11 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Softmax attention. `query, key, value (N, M, S, C/M)`, mask additive and broadcastable to `(N, M, S, S)`."""
-    weights = torch.matmul(query, key.transpose(2, 3)) * scaling  # (N, M, S, S)
+    """
+    Softmax attention. `query (N, M, S, C/M)`, `key, value (N, M, R, C/M)`, mask additive and broadcastable to
+    `(N, M, S, R)`.
+    """
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling  # (N, M, S, R)
     if attention_mask is not None:
         weights = weights + attention_mask
     weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
@@ -29,9 +32,10 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights  # (N, S, M, C/M)
 
 
-class VisSelfAttention(nn.Module):
+class VisAttention(nn.Module):
     """
-    Multi-head self-attention. Positions are added to queries and keys, not to values (DETR).
+    Multi-head attention, of tokens to each other unless others are given to read. Positions are added to queries and
+    keys, not to values (DETR).
 
     Args:
         config: model configuration; chooses the attention implementation.
@@ -59,22 +63,26 @@ class VisSelfAttention(nn.Module):
         hidden_states: torch.Tensor,
         position_embeddings: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        key_value_states: torch.Tensor | None = None,
+        key_value_positions: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
             hidden_states: `(N, S, C)`.
             position_embeddings: broadcastable to `(N, S, C)`.
-            attention_mask: additive, broadcastable to `(N, M, S, S)`; the smallest number of its dtype
-                hides a token.
+            attention_mask: additive, broadcastable to `(N, M, S, R)`; the smallest number of its dtype hides a token.
+            key_value_states: `(N, R, C)` the tokens that are read; `hidden_states` by default.
+            key_value_positions: broadcastable to `(N, R, C)`, of `key_value_states`.
 
         Returns:
-            `(N, S, hidden_size)` and, from the eager implementation, weights `(N, M, S, S)`.
+            `(N, S, hidden_size)` and, from the eager implementation, weights `(N, M, S, R)`.
         """
-        positioned = hidden_states if position_embeddings is None else hidden_states + position_embeddings
-        heads = (*hidden_states.shape[:2], -1, self.head_dim)
-        query = self.q_proj(positioned).view(heads).transpose(1, 2)  # (N, M, S, C/M)
-        key = self.k_proj(positioned).view(heads).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        positioned = _at(hidden_states, position_embeddings)
+        read, read_at = hidden_states, positioned
+        if key_value_states is not None:
+            read, read_at = key_value_states, _at(key_value_states, key_value_positions)
+        query = self._heads(self.q_proj(positioned))  # (N, M, S, C/M)
+        key, value = self._heads(self.k_proj(read_at)), self._heads(self.v_proj(read))  # (N, M, R, C/M)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.dropout if self.training else 0.0
         dtype = query.dtype
@@ -85,3 +93,10 @@ class VisSelfAttention(nn.Module):
         with torch.autocast("cpu", enabled=False):  # that of other devices stays, and casts the mask
             output, weights = attend(self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling)
         return self.o_proj(output.flatten(2).to(dtype)), weights
+
+    def _heads(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens.view(*tokens.shape[:2], -1, self.head_dim).transpose(1, 2)
+
+
+def _at(tokens: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+    return tokens if positions is None else tokens + positions

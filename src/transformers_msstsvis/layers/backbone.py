@@ -1,50 +1,58 @@
-"""Backbones of the Auto backbone API as feature extractors of strides 8, 16 and 32.
+"""Backbones of the Auto backbone API as feature extractors.
 
 Letters: N frames, C channels, H W pixels.
 """
+
+import json
+from importlib import import_module
 
 import torch
 from torch import nn
 from transformers.backbone_utils import load_backbone
 
 from ..checkpoint_files import check_weights, told_in_words
-from .frozen_batch_norm import fold_frozen_batch_norms
-
-STRIDES = (8, 16, 32)
+from .frozen_batch_norm import fold_frozen_batch_norms, freeze_batch_norms
 
 
 class VisBackbone(nn.Module):
     """
-    Backbone with three feature maps.
+    Backbone with a feature map of each stride.
 
     Args:
         config: model configuration with `backbone_config`, `freeze_batch_norm` and `freeze_backbone_stem`.
+        strides: of the feature maps, finest first.
+
+    Attributes:
+        channels: of each feature map.
 
     Raises:
-        ValueError: for a backbone that does not return maps of strides 8, 16 and 32, or whose stem is not known.
+        ValueError: for a backbone that does not return maps of these strides, or whose stem is not known.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, strides: tuple[int, ...] = (8, 16, 32)):
         super().__init__()
         self.model = load_backbone(config)
         self.channels = list(self.model.channels)
-        if len(self.channels) != len(STRIDES):
+        is_timm = self.model.config.model_type == "timm_backbone"
+        if len(self.channels) != len(strides):
+            stages = [f"stage{stage}" for stage in range(5 - len(strides), 5)]
             raise ValueError(
                 f"the backbone {config.backbone_config.model_type!r} returns {len(self.channels)} feature maps; "
-                f'expected 3, of strides {STRIDES}: set out_features (e.g. ["stage2", "stage3", "stage4"]) or '
+                f"expected {len(strides)}, of strides {strides}: set out_features (e.g. {json.dumps(stages)}) or "
                 "out_indices in backbone_config"
             )
-        if self.model.config.model_type == "timm_backbone":  # which says its strides; native backbones do not
-            strides = tuple(self.model._backbone.feature_info.reduction())
-            if strides != STRIDES:
+        if is_timm:  # which says its strides; native backbones do not
+            given = tuple(self.model._backbone.feature_info.reduction())
+            if given != tuple(strides):
                 raise ValueError(
-                    f"the backbone {config.backbone_config.backbone!r} returns feature maps of strides {strides}; "
-                    f"expected {STRIDES}: set out_indices in backbone_config"
+                    f"the backbone {config.backbone_config.backbone!r} returns feature maps of strides {given}; "
+                    f"expected {strides}: set out_indices in backbone_config"
                 )
         if config.freeze_batch_norm:
-            from timm.layers import freeze_batch_norm_2d  # importing timm takes seconds
-
-            freeze_batch_norm_2d(self.model)
+            if is_timm:  # whose batch norms may hold activations
+                import_module("timm.layers").freeze_batch_norm_2d(self.model)
+            else:
+                freeze_batch_norms(self.model)
             fold_frozen_batch_norms(self.model)
         for module in self.model.modules():
             if isinstance(module, nn.ReLU):
@@ -54,7 +62,7 @@ class VisBackbone(nn.Module):
                 module.requires_grad_(False)
 
     def forward(self, frames: torch.Tensor) -> list[torch.Tensor]:
-        """`(N, 3, H, W)` to three maps `(N, C_l, H_l, W_l)` of strides 8, 16, 32, finest first."""
+        """`(N, 3, H, W)` to maps `(N, C_l, H_l, W_l)`, finest first."""
         if frames.device.type == "cpu":  # where convolutions of this layout are a third faster
             frames = frames.contiguous(memory_format=torch.channels_last)
         return list(self.model(frames, return_dict=True).feature_maps)
@@ -73,8 +81,7 @@ class VisBackbone(nn.Module):
             OSError: when there is no such checkpoint.
         """
         if self.model.config.model_type == "timm_backbone":
-            import timm
-
+            timm = import_module("timm")  # not a need of native backbones, whatever reads the imports of this file
             target, indices = self.model._backbone, self.model.config.out_indices
             source = timm.create_model(name_or_path, pretrained=True, features_only=True, out_indices=indices)
         else:

@@ -1,4 +1,4 @@
-"""Frozen batch norms folded into the convolutions before them.
+"""Batch norms with fixed statistics, folded into the convolutions before them.
 
 With fixed statistics a batch norm is a scale and a shift per channel. Applied to the convolution's weights instead of
 its output, it costs nothing per pixel. Weights and gradients stay those of the separate layers, and so do the names in
@@ -33,6 +33,21 @@ class FoldedBatchNorm2d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
+
+
+def freeze_batch_norms(module: nn.Module) -> None:
+    """Replace every batch norm below `module` by one whose statistics and affine parameters are buffers, fixed."""
+    from torchvision.ops import FrozenBatchNorm2d
+
+    for name, child in module.named_children():
+        if not isinstance(child, nn.BatchNorm2d | nn.SyncBatchNorm):
+            freeze_batch_norms(child)
+            continue
+        frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps)
+        for buffer in ("weight", "bias", "running_mean", "running_var"):
+            if getattr(child, buffer) is not None:
+                frozen.register_buffer(buffer, getattr(child, buffer).detach())
+        setattr(module, name, frozen)
 
 
 def fold_frozen_batch_norms(backbone: nn.Module) -> None:

@@ -30,12 +30,15 @@ def to_ytvis(
 
     Returns:
         One `{"video_id", "category_id", "score", "segmentations"}` per instance, `segmentations` with an RLE or
-        None for every frame. The keys `track_id`, `label` and `boxes` (as in `to_list`) are added; evaluators
-        read past them.
+        None for every frame. The keys `track_id`, `label` and `boxes` (as in `to_list`) are added, and `frame_scores`
+        where they are known; evaluators read past them.
 
     Raises:
         ValueError: if a label is missing from `category_ids`.
     """
+    more = [{}] * len(instances)
+    if instances.frame_scores is not None:
+        more = [{"frame_scores": [plain_number(score) for score in row]} for row in instances.frame_scores]
     return [
         {
             "video_id": video_id,
@@ -45,8 +48,9 @@ def to_ytvis(
             "track_id": instance["track_id"],
             "label": instance["label"],
             "boxes": instance["boxes"],
+            **frame_scores,
         }
-        for label, instance in zip(instances.labels, instances.to_list(), strict=True)
+        for label, instance, frame_scores in zip(instances.labels, instances.to_list(), more, strict=True)
     ]
 
 

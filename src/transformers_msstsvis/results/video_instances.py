@@ -40,6 +40,7 @@ class VideoInstances:
         num_frames: `T`.
         fps: frames per second, if known.
         id2label: class names by label, if known.
+        frame_scores: `(n, T)`, kept as float32, the score in every frame, of models that score frames; None otherwise.
 
     Raises:
         ValueError: if lengths or sizes contradict each other, or a score is not finite.
@@ -54,6 +55,7 @@ class VideoInstances:
     num_frames: int
     fps: float | None = None
     id2label: dict[int, str] | None = None
+    frame_scores: np.ndarray | None = None
 
     def __post_init__(self):
         self.size = _whole_numbers("size", self.size, 2, "(height, width) in pixels")
@@ -103,6 +105,8 @@ class VideoInstances:
         # A mask without a pixel is none.
         self.masks = [[rle if rle is not None and next(areas) else None for rle in masks] for masks in self.masks]
         self.boxes = self._checked_boxes(self.boxes)
+        if self.frame_scores is not None:
+            self.frame_scores = self._checked_frame_scores(self.frame_scores)
 
     def _checked_masks(self, index: int, masks: list[RLE | None]) -> list[RLE | None]:
         if not isinstance(masks, Sequence) or isinstance(masks, str):
@@ -144,6 +148,18 @@ class VideoInstances:
                     boxes[index, frame] = x, y, x + width, y + height
         return boxes
 
+    def _checked_frame_scores(self, frame_scores: np.ndarray) -> np.ndarray:
+        shape = (len(self), self.num_frames)
+        try:
+            frame_scores = np.array(frame_scores, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"frame_scores are {excerpt(frame_scores)}; expected numbers of shape {shape}") from error
+        if frame_scores.size == len(self) == 0:
+            frame_scores = frame_scores.reshape(shape)
+        if frame_scores.shape != shape or not np.isfinite(frame_scores).all():
+            raise ValueError(f"frame_scores has shape {frame_scores.shape}; expected finite numbers of shape {shape}")
+        return frame_scores
+
     def __len__(self) -> int:
         return len(self.masks)
 
@@ -163,6 +179,8 @@ class VideoInstances:
         selection.scores, selection.labels = self.scores[chosen], self.labels[chosen]
         selection.track_ids, selection.boxes = self.track_ids[chosen], self.boxes[chosen]
         selection.masks = [self.masks[i] for i in chosen]
+        if self.frame_scores is not None:
+            selection.frame_scores = self.frame_scores[chosen]
         return selection
 
     def filter(self, threshold: float) -> "VideoInstances":
@@ -341,6 +359,7 @@ class VideoInstances:
             [absent if box is None else box for box in result.get("boxes") or [None] * num_frames]
             for result in results
         ]
+        of_frames = [result.get("frame_scores") for result in results]
         return cls(
             scores=[result["score"] for result in results],
             labels=labels,
@@ -351,6 +370,7 @@ class VideoInstances:
             num_frames=num_frames,
             fps=fps,
             id2label=id2label,
+            frame_scores=None if not results or None in of_frames else of_frames,
         )
 
 

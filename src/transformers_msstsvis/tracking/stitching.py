@@ -21,6 +21,7 @@ class _Observation:
     score: float
     mask: RLE | None
     box: np.ndarray
+    frame_score: float = 0.0
 
 
 @dataclass
@@ -45,9 +46,10 @@ class _Track:
         visible = sum(mask is not None for mask in masks)
         self.class_scores[label] = self.class_scores.get(label, 0.0) + score * visible
         self.weight += visible
-        for frame, (mask, box) in enumerate(zip(masks, clip.boxes[index], strict=True), start=start):
+        of_frames = [score] * len(masks) if clip.frame_scores is None else clip.frame_scores[index]
+        for frame, seen in enumerate(zip(masks, clip.boxes[index], of_frames, strict=True), start=start):
             if frame not in self.frames or score > self.frames[frame].score:
-                self.frames[frame] = _Observation(score, mask, box)
+                self.frames[frame] = _Observation(score, *seen)
         for frame in reversed(self.frames):
             if self.frames[frame].mask is not None:
                 self.last_frame, self.last_mask = frame, self.frames[frame].mask
@@ -221,6 +223,9 @@ class TrackStitcher:
         ]
         absent = _Observation(0.0, None, np.full(4, np.nan, dtype=np.float32))
         rows = [[track.frames.get(frame, absent) for frame in range(start, stop)] for track in tracks]
+        of_frames = None
+        if self._first_clip.frame_scores is not None:
+            of_frames = [[seen.frame_score for seen in row] for row in rows]
         return VideoInstances(
             scores=[track.score for track in tracks],
             labels=[track.label for track in tracks],
@@ -231,6 +236,7 @@ class TrackStitcher:
             num_frames=stop - start,
             fps=self._first_clip.fps,
             id2label=self._first_clip.id2label,
+            frame_scores=of_frames,
         )
 
 

@@ -1,84 +1,22 @@
 """MS-STS VIS model configuration."""
 
-from dataclasses import fields
-from difflib import get_close_matches
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
-from transformers.models.auto import CONFIG_MAPPING, AutoConfig
-from transformers.utils import logging
 
-logger = logging.get_logger(__name__)
-
-# What a value may be, beyond any model that was ever trained: a larger one is a mistake, and would be built for hours.
-RANGES = {
-    "d_model": (1, 8192),
-    "num_feature_levels": (3, 16),  # the backbone has three
-    "encoder_layers": (0, 256),
-    "encoder_attention_heads": (1, 1024),
-    "encoder_ffn_dim": (1, 65_536),
-    "encoder_n_points": (1, 256),
-    "decoder_layers": (1, 256),
-    "decoder_attention_heads": (1, 1024),
-    "decoder_ffn_dim": (1, 65_536),
-    "decoder_n_points": (1, 256),
-    "num_queries": (1, 100_000),
-    "num_labels": (1, 1_000_000),
-    "dropout": (0, 1),
-    "attention_dropout": (0, 1),
-    "temporal_hidden_size": (1, 8192),
-    "temporal_attention_heads": (1, 1024),
-    "mask_feature_channels": (1, 8192),
-    "mask_channels": (1, 1024),
-    "mask_layers": (1, 64),
-    "focal_alpha": (0, 1),
-    **dict.fromkeys(("class_cost", "bbox_cost", "giou_cost"), (0, float("inf"))),
-    **dict.fromkeys(
-        (f"{name}_loss_coefficient" for name in ("class", "bbox", "giou", "mask", "dice")), (0, float("inf"))
-    ),
-}
-
-
-# By these, older models of transformers fetch a backbone from the Hub or from timm, whatever the weights of the model.
-LEGACY_NAMES = ("backbone", "backbone_kwargs", "use_pretrained_backbone", "use_timm_backbone")
-BACKBONE_LAYERS = ("depths", "num_hidden_layers", "num_layers")
-BACKBONE_WIDTHS = ("hidden_sizes", "embedding_size", "embed_dim", "hidden_size", "intermediate_size")
+from ..seqformer.configuration_seqformer import SeqFormerConfig
 
 
 @strict
-class MsstsVisConfig(PreTrainedConfig):
+class MsstsVisConfig(SeqFormerConfig):
     r"""
     Configuration of [`MsstsVisModel`] and [`MsstsVisForVideoInstanceSegmentation`]. The defaults are the ResNet-50
-    model of the MS-STS VIS paper (ECCV 2022): 6 encoder and 6 decoder layers, 300 queries. With both temporal
-    attentions off the model is SeqFormer (ECCV 2022), which is also what the published MS-STS VIS code runs.
+    model of the MS-STS VIS paper (ECCV 2022). With both temporal attentions off the model is SeqFormer (ECCV 2022),
+    which is also what the published MS-STS VIS code runs.
 
-    Class names belong in `id2label` and `label2id`; the number of labels is theirs.
+    The arguments are those of [`SeqFormerConfig`] and:
 
     Args:
-        backbone_config (`dict` or `PreTrainedConfig`, *optional*, defaults to a ResNet-50):
-            Configuration of any backbone of the Auto backbone API, native or timm, that returns three feature maps of
-            strides 8, 16 and 32. A dict needs `model_type`. Weights are random until a checkpoint is loaded.
-        freeze_batch_norm (`bool`, *optional*, defaults to `True`):
-            Replace the backbone's batch norms by ones with fixed statistics and affine parameters. Switch it off to
-            train a backbone from scratch.
-        freeze_backbone_stem (`bool`, *optional*, defaults to `True`):
-            Do not train the backbone's layers up to and including stride 4, as published for ResNets.
-        d_model (`int`, *optional*, defaults to 256):
-            Width C of the transformer. A multiple of 32 (group norm) and of the numbers of heads.
-        num_feature_levels (`int`, *optional*, defaults to 4):
-            Number L of feature levels: the three of the backbone and further ones of half the size each.
-        encoder_layers (`int`, *optional*, defaults to 6): Number of encoder layers.
-        encoder_attention_heads (`int`, *optional*, defaults to 8): Heads of the encoder's deformable attention.
-        encoder_ffn_dim (`int`, *optional*, defaults to 1024): Width of the encoder's feed-forward networks.
-        encoder_n_points (`int`, *optional*, defaults to 4): Sampling points per head and level in the encoder.
-        decoder_layers (`int`, *optional*, defaults to 6): Number of decoder layers.
-        decoder_attention_heads (`int`, *optional*, defaults to 8): Heads of every attention of the decoder.
-        decoder_ffn_dim (`int`, *optional*, defaults to 1024): Width of the decoder's feed-forward networks.
-        decoder_n_points (`int`, *optional*, defaults to 4): Sampling points per head and level in the decoder.
-        num_queries (`int`, *optional*, defaults to 300): Number Q of instance queries, the most instances in a video.
-        activation_function (`str`, *optional*, defaults to `"relu"`): Activation of the feed-forward networks.
-        dropout (`float`, *optional*, defaults to 0.1): Dropout after attentions and in feed-forward networks.
-        attention_dropout (`float`, *optional*, defaults to 0.1): Dropout on the self-attention weights.
         encoder_temporal_attention (`bool`, *optional*, defaults to `True`):
             Add the multi-scale spatio-temporal split attention module to every encoder layer.
         decoder_temporal_attention (`bool`, *optional*, defaults to `True`):
@@ -89,25 +27,9 @@ class MsstsVisConfig(PreTrainedConfig):
         temporal_position_embedding (`bool`, *optional*, defaults to `False`):
             Add a sine embedding of the frame index to the queries and keys of the temporal attentions. The published
             code has no notion of temporal order.
-        mask_feature_channels (`int`, *optional*):
-            Channels of the mask features that the dynamic convolutions read; `d_model // 32`, as published, when left
-            out. Narrow models need more than that.
-        mask_channels (`int`, *optional*, defaults to 8): Channels of the dynamic convolutions of the mask head.
-        mask_layers (`int`, *optional*, defaults to 3): Number of dynamic convolutions.
-        auxiliary_loss (`bool`, *optional*, defaults to `True`): Apply the losses at every decoder layer.
-        class_cost (`float`, *optional*, defaults to 2.0): Weight of the focal class cost in the matching.
-        bbox_cost (`float`, *optional*, defaults to 5.0): Weight of the box distance in the matching.
-        giou_cost (`float`, *optional*, defaults to 2.0): Weight of the generalised IoU in the matching.
-        class_loss_coefficient (`float`, *optional*, defaults to 2.0): Weight of the focal class loss.
-        bbox_loss_coefficient (`float`, *optional*, defaults to 5.0): Weight of the L1 box loss.
-        giou_loss_coefficient (`float`, *optional*, defaults to 2.0): Weight of the generalised IoU loss.
-        mask_loss_coefficient (`float`, *optional*, defaults to 2.0): Weight of the focal mask loss.
-        dice_loss_coefficient (`float`, *optional*, defaults to 5.0): Weight of the dice mask loss.
-        focal_alpha (`float`, *optional*, defaults to 0.25): Alpha of the focal class loss.
 
     Raises:
-        ValueError: for widths, heads or counts that do not fit together or are out of range, an unknown backbone, and
-            the arguments that name a backbone in older models of transformers, such as `backbone`.
+        ValueError: as [`SeqFormerConfig`].
 
     Example:
 
@@ -120,107 +42,22 @@ class MsstsVisConfig(PreTrainedConfig):
     """
 
     model_type = "msstsvis"
-    sub_configs_defaults = {
-        "backbone_config": SubConfigSpec(
-            config_class=AutoConfig,
-            model_type="resnet",
-            init_kwargs={"out_features": ["stage2", "stage3", "stage4"]},
-        )
+    ranges: ClassVar = {
+        **SeqFormerConfig.ranges,
+        "temporal_hidden_size": (1, 8192),
+        "temporal_attention_heads": (1, 1024),
     }
-    attribute_map = {
-        "hidden_size": "d_model",
-        "num_attention_heads": "encoder_attention_heads",
-        "num_hidden_layers": "encoder_layers",
-    }
-    keys_to_ignore_at_inference = ["loss_dict", "auxiliary_outputs", "last_hidden_state", "encoder_last_hidden_state"]
 
-    backbone_config: dict | PreTrainedConfig | None = None
-    freeze_batch_norm: bool = True
-    freeze_backbone_stem: bool = True
-    d_model: int = 256
-    num_feature_levels: int = 4
-    encoder_layers: int = 6
-    encoder_attention_heads: int = 8
-    encoder_ffn_dim: int = 1024
-    encoder_n_points: int = 4
-    decoder_layers: int = 6
-    decoder_attention_heads: int = 8
-    decoder_ffn_dim: int = 1024
-    decoder_n_points: int = 4
-    num_queries: int = 300
-    activation_function: str = "relu"
-    dropout: float | int = 0.1
-    attention_dropout: float | int = 0.1
     encoder_temporal_attention: bool = True
     decoder_temporal_attention: bool = True
     temporal_hidden_size: int = 64
     temporal_attention_heads: int = 4
     temporal_position_embedding: bool = False
-    mask_feature_channels: int | None = None
-    mask_channels: int = 8
-    mask_layers: int = 3
-    auxiliary_loss: bool = True
-    class_cost: float | int = 2.0
-    bbox_cost: float | int = 5.0
-    giou_cost: float | int = 2.0
-    class_loss_coefficient: float | int = 2.0
-    bbox_loss_coefficient: float | int = 5.0
-    giou_loss_coefficient: float | int = 2.0
-    mask_loss_coefficient: float | int = 2.0
-    dice_loss_coefficient: float | int = 5.0
-    focal_alpha: float | int = 0.25
-    is_encoder_decoder: bool = True
-
-    def __post_init__(self, **kwargs):
-        for name in LEGACY_NAMES:
-            if kwargs.get(name) is not None:
-                raise ValueError(
-                    f"{name} is no argument of {type(self).__name__}; expected the architecture of the backbone in "
-                    'backbone_config, such as {"model_type": "resnet", "depths": [3, 4, 23, 3], "out_features": '
-                    '["stage2", "stage3", "stage4"]}, and its weights by load_pretrained of the backbone'
-                )
-        known = [field.name for field in fields(self)]
-        for name in kwargs.keys() - self.attribute_map.keys():
-            if meant := get_close_matches(name, known, n=1, cutoff=0.85):
-                logger.warning(f"{name} is no argument of {type(self).__name__}, without effect: {meant[0]} is meant?")
-        if getattr(self, "architectures", None) is None:
-            self.architectures = []  # the Auto classes choose between head and base model by it
-        if isinstance(self.backbone_config, dict) and self.backbone_config.get("model_type") not in CONFIG_MAPPING:
-            raise ValueError(
-                f"the backbone's model_type is {self.backbone_config.get('model_type')!r}; expected one that "
-                'transformers knows, such as "resnet", "swin" or "timm_backbone"'
-            )
-        if self.mask_feature_channels is None:
-            self.mask_feature_channels = max(self.d_model // 32, 1)
-        super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
         """Check that widths, heads and counts fit together; run at construction and at every save."""
-        for name, (smallest, largest) in RANGES.items():
-            if not smallest <= getattr(self, name) <= largest:  # nor is NaN
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; expected at least {smallest} and at most {largest}"
-                )
-        for names, largest in ((BACKBONE_LAYERS, 256), (BACKBONE_WIDTHS, 65_536)):
-            for name in names:
-                given = getattr(self.backbone_config, name, 1)
-                numbers = given if isinstance(given, list | tuple) else [given]
-                if any(isinstance(number, int) and not 0 <= number <= largest for number in numbers):
-                    raise ValueError(f"{name} of the backbone is {given}; expected numbers of 0 to {largest}")
-        if self.d_model % 32:
-            raise ValueError(
-                f"d_model is {self.d_model}; expected a multiple of 32, the number of groups of group norm"
-            )
-        for heads in ("encoder_attention_heads", "decoder_attention_heads"):
-            if self.d_model % getattr(self, heads):
-                raise ValueError(
-                    f"d_model is {self.d_model} and {heads} {getattr(self, heads)}; expected d_model to be a multiple"
-                )
-        if self.temporal_hidden_size % self.temporal_attention_heads:
-            raise ValueError(
-                f"temporal_hidden_size is {self.temporal_hidden_size} and temporal_attention_heads "
-                f"{self.temporal_attention_heads}; expected the former to be a multiple of the latter"
-            )
+        super().validate_architecture()
+        self.check_heads("temporal_hidden_size", "temporal_attention_heads")
 
 
 __all__ = ["MsstsVisConfig"]

@@ -16,7 +16,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from transformers.utils import ModelOutput, logging
 
-from ...losses.set_criterion import sample_mask_targets
+from ...layers.feature_levels import level_maps
+from ...losses.common import flatten_matches, sum_over_processes
+from ..seqformer.loss_seqformer import sample_mask_targets
 
 logger = logging.get_logger(__name__)
 
@@ -104,24 +106,18 @@ def foregrounds(
     """
     B, T, _, H, W = pixel_values_videos.shape
     shapes = outputs.spatial_shapes
-    levels = outputs.encoder_last_hidden_state.flatten(0, 1).split([h * w for h, w in shapes], dim=1)[:LEVELS]
-    features = [level.mT.unflatten(2, shape).float() for level, shape in zip(levels, shapes, strict=False)]
+    features = [level.float() for level in level_maps(outputs.encoder_last_hidden_state, shapes)[:LEVELS]]
 
     masks = outputs.matched_masks
-    video = torch.cat([torch.full_like(queries, index) for index, (queries, _) in enumerate(outputs.matches)])
+    video, _, _ = flatten_matches(outputs.matches)
     predicted = foreground_probability(masks, video, B)
-    labelled = torch.stack(
-        [sample_mask_targets(target["masks"], *masks.shape[-2:]).sum(0).clamp(max=1) for target in labels]
-    )
+    labelled = torch.stack([sample_mask_targets(target, *masks.shape[-2:]).sum(0).clamp(max=1) for target in labels])
     frames = pixel_values_videos.flatten(0, 1).float()
     real = torch.ones(B * T, H, W, device=frames.device) if pixel_mask is None else pixel_mask.flatten(0, 1).float()
     shown = torch.tensor([len(target["class_labels"]) > 0 for target in labels], device=frames.device)
     counted = F.interpolate(real[:, None], size=shapes[LEVELS - 1], mode="area")[:, 0] > 0
     counted = (counted & shown.repeat_interleave(T)[:, None, None]).float()
-    num_patches, num_processes = counted.sum(), 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(num_patches)
-        num_processes = torch.distributed.get_world_size()
+    num_patches, num_processes = sum_over_processes(counted.sum())
     return Foregrounds(
         frames=F.interpolate(frames, size=shapes[0], mode="area"),
         features=features,
@@ -183,10 +179,9 @@ class Adversary:
 
     def step(self) -> None:
         """Update the discriminator with its gradients, averaged over processes."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for parameter in self.discriminator.parameters():
-                torch.distributed.all_reduce(parameter.grad)
-                parameter.grad /= torch.distributed.get_world_size()
+        for parameter in self.discriminator.parameters():
+            gradient, num_processes = sum_over_processes(parameter.grad)
+            gradient /= num_processes
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()

@@ -10,7 +10,7 @@ Letters: B videos, T frames, Q queries, S pixels over all L levels, C channels, 
 import torch
 from torch import nn
 
-from ...layers.attention import VisSelfAttention
+from ...layers.attention import VisAttention
 from ...layers.feed_forward import FeedForward
 from ...layers.position_embedding import sine_frame_embedding
 
@@ -40,7 +40,7 @@ class FrameAttention(nn.Module):
 
     def __init__(self, config, input_size: int, num_heads: int, hidden_size: int | None = None):
         super().__init__()
-        self.attention = VisSelfAttention(config, input_size, num_heads, hidden_size)
+        self.attention = VisAttention(config, input_size, num_heads, hidden_size)
         self.with_positions = config.temporal_position_embedding
 
     def forward(self, hidden_states: torch.Tensor, frame_mask: torch.Tensor) -> torch.Tensor:

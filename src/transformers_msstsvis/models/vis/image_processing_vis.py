@@ -1,4 +1,4 @@
-"""Image processors of MS-STS VIS: a still is a video of one frame."""
+"""Image processors of all models: a still is a video of one frame."""
 
 from os import PathLike
 
@@ -6,16 +6,17 @@ import numpy as np
 import torch
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, is_pil_image
+from transformers.image_utils import is_pil_image
 from transformers.processing_utils import ImagesKwargs
 
 from ...video.download import is_url
 from ...video.images import read_image
-from .post_processing_vis import post_process_video_instance_segmentation
-from .video_processing_vis import channels_first, check_aspect_ratio, check_pixels, make_batch
+from ...video.inputs import channels_first, check_pixels
+from .post_processing_vis import VisPostProcessing
+from .video_processing_vis import VisVideoProcessor, check_aspect_ratio, make_batch
 
 
-class MsstsVisImageProcessorKwargs(ImagesKwargs, total=False):
+class VisImageProcessorKwargs(ImagesKwargs, total=False):
     """
     size_divisor (`int`, *optional*):
         Pad height and width to multiples of it.
@@ -24,13 +25,13 @@ class MsstsVisImageProcessorKwargs(ImagesKwargs, total=False):
     size_divisor: int | None
 
 
-class MsstsVisImageProcessorMixin:
+class VisImageProcessorMixin(VisPostProcessing):
     """What the image processors share whatever they resize with."""
 
-    resample = PILImageResampling.BILINEAR
-    image_mean = IMAGENET_DEFAULT_MEAN
-    image_std = IMAGENET_DEFAULT_STD
-    size = {"shortest_edge": 360, "longest_edge": 640}
+    resample = VisVideoProcessor.resample
+    image_mean = VisVideoProcessor.image_mean
+    image_std = VisVideoProcessor.image_std
+    size = VisVideoProcessor.size
     default_to_square = False
     do_resize = True
     do_rescale = True
@@ -38,10 +39,8 @@ class MsstsVisImageProcessorMixin:
     do_convert_rgb = True
     do_pad = True
     size_divisor = None
-    model_input_names = ["pixel_values_videos", "pixel_mask"]
-    valid_kwargs = MsstsVisImageProcessorKwargs
-
-    post_process_video_instance_segmentation = staticmethod(post_process_video_instance_segmentation)
+    model_input_names = VisVideoProcessor.model_input_names
+    valid_kwargs = VisImageProcessorKwargs
 
     def fetch_images(self, image_url_or_urls):
         """Files as the frames of a video are read, see [`~transformers_msstsvis.video.images.read_image`]."""
@@ -87,11 +86,11 @@ class MsstsVisImageProcessorMixin:
         return make_batch(videos, do_pad, size_divisor, pad_size, return_tensors)
 
 
-class MsstsVisImageProcessor(MsstsVisImageProcessorMixin, TorchvisionBackend):
+class VisImageProcessor(VisImageProcessorMixin, TorchvisionBackend):
     r"""
-    Image processor of MS-STS VIS: every image becomes a video of one frame.
+    Base of all image processors: every image becomes a video of one frame.
 
-    The arguments are those of [`MsstsVisVideoProcessor`]. Calling it takes an image or a list of images of any sizes:
+    The arguments are those of [`VisVideoProcessor`]. Calling it takes an image or a list of images of any sizes:
     PIL images, arrays `(H, W, 3)` or `(3, H, W)`, paths or URLs. It returns `pixel_values_videos (B, 1, 3, H, W)`
     float32 and `pixel_mask (B, 1, H, W)` int64, 1 = real pixel.
 
@@ -117,8 +116,8 @@ class MsstsVisImageProcessor(MsstsVisImageProcessorMixin, TorchvisionBackend):
         return self.rescale_and_normalize(image, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
 
 
-class MsstsVisImageProcessorPil(MsstsVisImageProcessorMixin, PilBackend):
-    """[`MsstsVisImageProcessor`] that resizes with Pillow, as the published code does; the rest is the same."""
+class VisImageProcessorPil(VisImageProcessorMixin, PilBackend):
+    """[`VisImageProcessor`] that resizes with Pillow, as the published code does; the rest is the same."""
 
     def _transform(
         self,
@@ -144,4 +143,4 @@ class MsstsVisImageProcessorPil(MsstsVisImageProcessorMixin, PilBackend):
         return torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
 
 
-__all__ = ["MsstsVisImageProcessor", "MsstsVisImageProcessorPil"]
+__all__ = ["VisImageProcessor", "VisImageProcessorPil"]

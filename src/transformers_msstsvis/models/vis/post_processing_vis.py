@@ -1,14 +1,14 @@
-"""From model outputs to `VideoInstances`: the best pairs of a query and a class, with their masks and boxes.
+"""From model outputs to `VideoInstances`, for the processors of all models.
 
-Letters: B videos, T frames, Q queries, K labels, k queries with masks, R and C rows and columns of the mask logits,
-H and W height and width of the result.
+Letters: B videos, T frames, Q queries, K labels, n candidates, k queries with masks, R and C rows and columns of the
+mask logits, H and W height and width of the result.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,42 +33,141 @@ def check_count(name: str, count: Any) -> None:
         raise ValueError(f"{name} is {count!r}; expected at least 1, and a whole number")
 
 
-def post_process_video_instance_segmentation(
-    outputs: ModelOutput,
-    target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
-    threshold: float = 0.0,
-    top_k: int = 10,
-    mask_threshold: float = 0.5,
-    id2label: Mapping[int, str] | None = None,
-    boxes: str = "mask",
-) -> list[VideoInstances]:
+class Candidates(NamedTuple):
     """
-    Turn model outputs into the instances of every video, as the published code does.
+    What may be in a video, best first.
 
-    Of a video the `top_k` best pairs of a query and a class are kept, so that a query can appear with several classes.
-    Mask logits are resized bilinearly (half-pixel centres) to the target size, one frame at a time, and compared with
-    the logit of `mask_threshold`; they are never held at full size for more than one frame. Padding of the batch is
-    undone first: frames without real pixels are left out, and mask logits cropped to the map of the unpadded video.
-
-    Args:
-        outputs: [`VideoInstanceSegmentationOutput`]; with `mask_query_indices` only the queries that have masks count.
-        target_sizes: `(height, width)` in pixels of every original video; the size of the model's input by default.
-        threshold: smallest score, 0..1.
-        top_k: pairs of a query and a class to keep per video.
-        mask_threshold: probability, strictly between 0 and 1, above which a pixel belongs to the instance.
-        id2label: class names, put into the results.
-        boxes: `"mask"`: around the mask of each frame. `"model"`: as the model predicts them beside the masks, clipped
-            to the frame; the two part where a video is unlike those of the training.
-
-    Returns:
-        One [`VideoInstances`] per video, best score first, track ids 1 to n. Instances without a single pixel in all
-        frames are left out, and so are pairs whose score is not a number, with a warning.
-
-    Raises:
-        TypeError: if `outputs` are not what a model returns.
-        ValueError: for missing masks, a wrong number of target sizes, or arguments out of range; if the best pairs
-            contain a query whose masks were not computed.
+    Attributes:
+        scores: `(n,)` float32.
+        labels: `(n,)` int64.
+        queries: `(n,)` int64, the query of each.
+        rows: `(n,)` int64, where in `pred_masks` its mask is.
+        frame_scores: `(n, T)` float32 over all frames of the batch, of models that score every frame.
     """
+
+    scores: torch.Tensor
+    labels: torch.Tensor
+    queries: torch.Tensor
+    rows: torch.Tensor
+    frame_scores: torch.Tensor | None = None
+
+
+class VisPostProcessing:
+    """
+    From model outputs to `VideoInstances`, for the processors of all models. A model whose outputs mean something else
+    overrides [`~VisPostProcessing.candidates`], [`~VisPostProcessing.masks_of`] or [`~VisPostProcessing.mask_size`].
+
+    Attributes:
+        min_frame_score: below it an object is absent from a frame, for models that score every frame.
+    """
+
+    min_frame_score: float | None = None
+
+    def post_process_video_instance_segmentation(
+        self,
+        outputs: ModelOutput,
+        target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
+        threshold: float = 0.0,
+        top_k: int = 10,
+        mask_threshold: float = 0.5,
+        id2label: Mapping[int, str] | None = None,
+        boxes: str = "mask",
+    ) -> list[VideoInstances]:
+        """
+        Turn model outputs into the instances of every video, as the published code does.
+
+        Of a video the `top_k` best candidates are kept. Mask logits are resized bilinearly (half-pixel centres) to the
+        target size, one frame at a time, and compared with the logit of `mask_threshold`; they are never held at full
+        size for more than one frame. Padding of the batch is undone first: frames without real pixels are left out,
+        and mask logits cropped to the map of the unpadded video.
+
+        Args:
+            outputs: [`VideoInstanceSegmentationOutput`]; with `mask_query_indices` only the queries that have masks
+                count.
+            target_sizes: `(height, width)` in pixels of every original video; the size of the model's input by
+                default.
+            threshold: smallest score, 0..1.
+            top_k: candidates to keep per video.
+            mask_threshold: probability, strictly between 0 and 1, above which a pixel belongs to the instance.
+            id2label: class names, put into the results.
+            boxes: `"mask"`: around the mask of each frame. `"model"`: as the model predicts them beside the masks,
+                clipped to the frame; the two part where a video is unlike those of the training.
+
+        Returns:
+            One [`VideoInstances`] per video, best score first, track ids 1 to n. Instances without a single pixel in
+            all frames are left out, and so are candidates whose score is not a number, with a warning.
+
+        Raises:
+            TypeError: if `outputs` are not what a model returns.
+            ValueError: for missing masks, a wrong number of target sizes, or arguments out of range; if the best
+                candidates contain a query whose masks were not computed.
+        """
+        _check_arguments(outputs, target_sizes, threshold, top_k, mask_threshold, boxes)
+        frame_sizes = outputs.frame_sizes.cpu()
+        results = []
+        for video in range(len(frame_sizes)):
+            real = frame_sizes[video, :, 0] > 0
+            height, width = frame_sizes[video].amax(0).tolist()
+            size = (height, width) if target_sizes is None else tuple(int(side) for side in target_sizes[video])
+            if len(size) != 2 or (min(size) < 1 and real.any()):
+                raise ValueError(f"target size of video {video} is {size}; expected (height, width) in pixels")
+
+            found = self.candidates(outputs, video, threshold, top_k)
+            masks = self.masks_of(outputs, video, found, size, mask_threshold)
+            if found.frame_scores is not None and self.min_frame_score is not None:
+                shown = (found.frame_scores[:, real] >= self.min_frame_score).tolist()
+                masks = [
+                    [mask if there else None for mask, there in zip(*frames, strict=True)]
+                    for frames in zip(masks, shown, strict=True)
+                ]
+            corners = None
+            if boxes == "model":
+                corners = outputs.pred_boxes[video].detach().float().cpu()[found.queries][:, real]
+                corners = center_to_corners_format(corners).clamp(0, 1) * torch.tensor([size[1], size[0]] * 2)
+            keep = [index for index, frames in enumerate(masks) if any(mask is not None for mask in frames)]
+            results.append(
+                VideoInstances(
+                    scores=found.scores[keep].numpy(),
+                    labels=found.labels[keep].numpy(),
+                    track_ids=np.arange(1, len(keep) + 1),
+                    masks=[masks[index] for index in keep],
+                    boxes=None if corners is None else corners[keep].numpy(),
+                    size=size,
+                    num_frames=int(real.sum()),
+                    id2label=None if id2label is None else dict(id2label),
+                    frame_scores=None if found.frame_scores is None else found.frame_scores[keep][:, real].numpy(),
+                )
+            )
+        return results
+
+    def candidates(self, outputs: ModelOutput, video: int, threshold: float, top_k: int) -> Candidates:
+        """
+        What may be in one video of the batch: the `top_k` best pairs of a query and a class that score at least
+        `threshold`, so that a query can appear with several classes.
+        """
+        scores = outputs.logits[video].detach().float().sigmoid().cpu()  # (Q, K)
+        with_masks = outputs.mask_query_indices
+        return best_pairs(scores, None if with_masks is None else with_masks[video].cpu(), threshold, top_k, video)
+
+    def masks_of(
+        self, outputs: ModelOutput, video: int, found: Candidates, size: tuple[int, int], mask_threshold: float
+    ) -> list[list[RLE | None]]:
+        """The mask of every candidate in every real frame, `size` (height, width), None where it has no pixel."""
+        frame_sizes = outputs.frame_sizes[video]
+        rows, columns = (self.mask_size(side) for side in frame_sizes.amax(0).tolist())
+        distinct, row_of_candidate = found.rows.unique(return_inverse=True)
+        logits = outputs.pred_masks[video][..., :rows, :columns]
+        logits = logits[distinct.to(logits.device)][:, frame_sizes[:, 0].to(logits.device) > 0]
+        frames = logits.detach().float().cpu()
+        masks = [[resized_mask(frame, size, mask_threshold) for frame in of_query] for of_query in frames]
+        return [masks[row] for row in row_of_candidate]
+
+    def mask_size(self, side: int) -> int:
+        """Rows or columns of the mask logits of a frame with `side` pixels: those of a map of stride 4."""
+        return math.ceil(side / 4)
+
+
+def _check_arguments(outputs, target_sizes, threshold, top_k, mask_threshold, boxes) -> None:
     if not isinstance(outputs, ModelOutput) or "pred_boxes" not in outputs:
         raise TypeError(
             f"outputs are of type {type(outputs).__name__}; expected what the model returns for a batch of videos"
@@ -84,54 +183,28 @@ def post_process_video_instance_segmentation(
         raise ValueError(f"threshold is {threshold!r}; expected a number")
     if boxes not in BOXES:
         raise ValueError(f"boxes is {boxes!r}; expected one of {', '.join(map(repr, BOXES))}")
-    if target_sizes is not None and len(target_sizes) != len(outputs.logits):
+    if target_sizes is not None and len(target_sizes) != len(outputs.pred_boxes):
         raise ValueError(
-            f"{len(target_sizes)} target_sizes were given for {len(outputs.logits)} videos; expected one "
+            f"{len(target_sizes)} target_sizes were given for {len(outputs.pred_boxes)} videos; expected one "
             "(height, width) for each"
         )
-    scores = outputs.logits.detach().float().sigmoid().cpu()  # (B, Q, K)
-    frame_sizes = outputs.frame_sizes.cpu()
-    results = []
-    for video in range(len(scores)):
-        real = frame_sizes[video, :, 0] > 0
-        height, width = frame_sizes[video].amax(0).tolist()
-        size = (height, width) if target_sizes is None else tuple(int(side) for side in target_sizes[video])
-        if len(size) != 2 or (min(size) < 1 and real.any()):
-            raise ValueError(f"target size of video {video} is {size}; expected (height, width) in pixels")
-
-        with_masks = None if outputs.mask_query_indices is None else outputs.mask_query_indices[video].cpu()
-        best, queries, labels, rows = _best_pairs(scores[video], with_masks, threshold, top_k, video)
-        logits = outputs.pred_masks[video]
-        logits = logits[..., : 2 * math.ceil(height / 8), : 2 * math.ceil(width / 8)]
-        distinct, row_of_pair = rows.unique(return_inverse=True)
-        logits = logits[distinct.to(logits.device)][:, real.to(logits.device)].detach().float().cpu()
-        masks = [[resized_mask(frame, size, mask_threshold) for frame in frames] for frames in logits]
-        masks = [masks[row] for row in row_of_pair]
-
-        corners = None
-        if boxes == "model":
-            corners = outputs.pred_boxes[video].detach().float().cpu()[queries][:, real]
-            corners = center_to_corners_format(corners).clamp(0, 1) * torch.tensor([size[1], size[0]] * 2)
-        keep = [pair for pair in range(len(masks)) if any(mask is not None for mask in masks[pair])]
-        results.append(
-            VideoInstances(
-                scores=best[keep].numpy(),
-                labels=labels[keep].numpy(),
-                track_ids=np.arange(1, len(keep) + 1),
-                masks=[masks[pair] for pair in keep],
-                boxes=None if corners is None else corners[keep].numpy(),
-                size=size,
-                num_frames=int(real.sum()),
-                id2label=None if id2label is None else dict(id2label),
-            )
-        )
-    return results
 
 
-def _best_pairs(
+def best_pairs(
     scores: torch.Tensor, with_masks: torch.Tensor | None, threshold: float, top_k: int, video: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Score, query, label and row in the masks of the best pairs of `scores (Q, K)`, best first."""
+) -> Candidates:
+    """
+    The best pairs of a query and a class.
+
+    Args:
+        scores: `(Q, K)`.
+        with_masks: `(k,)` the queries that have masks; None for all.
+        threshold, top_k: see [`~VisPostProcessing.post_process_video_instance_segmentation`].
+        video: its number, for messages.
+
+    Raises:
+        ValueError: if the best pairs contain a query without masks.
+    """
     if not scores.isfinite().all():
         logger.warning(f"Video {video}: some class logits are not numbers; their queries are left out.")
         scores = scores.nan_to_num(nan=-1.0)
@@ -154,7 +227,7 @@ def _best_pairs(
     keep = best >= threshold
     best, pairs = best[keep], pairs[keep]
     rows = pairs // num_labels
-    return best, with_masks[rows], pairs % num_labels, rows
+    return Candidates(best, pairs % num_labels, with_masks[rows], rows)
 
 
 @lru_cache(maxsize=16)

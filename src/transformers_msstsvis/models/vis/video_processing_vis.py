@@ -1,12 +1,10 @@
-"""Video processor of MS-STS VIS: videos of any kind to a padded batch, and model outputs to `VideoInstances`.
+"""Video processor of all models: videos of any kind to a padded batch, and model outputs to `VideoInstances`.
 
 Letters: B videos, T frames, H and W height and width in pixels.
 """
 
 from collections.abc import Callable
-from os import PathLike
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,150 +13,15 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
-    ChannelDimension,
     PILImageResampling,
     SizeDict,
-    is_pil_image,
 )
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
-from ...video.download import is_url
-from ...video.images import IMAGE_SUFFIXES
-from .post_processing_vis import post_process_video_instance_segmentation
-
-
-def list_videos(videos: Any) -> list[Any]:
-    """
-    Tell one video from several.
-
-    Args:
-        videos: one video: a path, URL, folder or glob pattern; an array `(T, H, W, 3)` or `(T, 3, H, W)`; a list of
-            frames, which are PIL images, arrays `(H, W, 3)` or `(3, H, W)`, or image files. Or several: a list of
-            such, which may differ in kind, layout and size, or an array of five dimensions.
-
-    Returns:
-        The videos, one after the other.
-
-    Raises:
-        ValueError: for an empty list, a wrong number of dimensions, frames and videos in one list, or deeper nesting.
-        TypeError: for anything else.
-    """
-    if isinstance(videos, str | PathLike):
-        return [videos]
-    if _is_array(videos):
-        if videos.ndim == 5:
-            return list(videos)
-        if videos.ndim == 4:
-            return [videos]
-        hint = ": add the frame dimension of a single image with [None]" if videos.ndim == 3 else ""
-        raise ValueError(
-            f"the video has shape {tuple(videos.shape)}; expected (frames, height, width, 3) or "
-            f"(frames, 3, height, width){hint}"
-        )
-    if is_pil_image(videos):
-        raise ValueError("the video is a single image; put it into a list, or use the image processor")
-    if not isinstance(videos, list | tuple):
-        raise TypeError(
-            f"the video is of type {type(videos).__name__}; expected a path or URL, an array, a list of frames, or a "
-            "list of videos"
-        )
-    if not videos:
-        raise ValueError("the list of videos is empty; expected at least one video, or the frames of one")
-    if is_one_video(videos):
-        return [videos]
-    if any(_is_frame(item) and not isinstance(item, str | PathLike) for item in videos):
-        raise ValueError("the list mixes frames with videos; pass the frames of one video, or a list of videos")
-    singles = [list_videos(item) for item in videos]
-    if any(len(single) > 1 for single in singles):
-        raise ValueError("the list of videos holds a list of videos; pass them as one flat list")
-    return [single for [single] in singles]
-
-
-def is_one_video(videos: Any) -> bool:
-    """Whether this is one video and not several: anything but a list, unless it is a list of frames, and five axes."""
-    if isinstance(videos, list | tuple):
-        return all(_is_frame(item) for item in videos)
-    return not (_is_array(videos) and videos.ndim == 5)
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray | torch.Tensor)
-
-
-def _is_frame(value: Any) -> bool:
-    if isinstance(value, str | PathLike):
-        return not is_url(value) and Path(value).suffix.lower() in IMAGE_SUFFIXES and not Path(value).is_dir()
-    return is_pil_image(value) or (_is_array(value) and value.ndim == 3)
-
-
-def channels_first(video: np.ndarray | torch.Tensor, input_data_format: str | None = None) -> torch.Tensor:
-    """
-    Bring an array to `(T, 3, H, W)`; the channel axis is the one of length 3, unless `input_data_format` says.
-
-    Raises:
-        ValueError: for another rank, no frame, no axis of three channels, or two candidates for it.
-    """
-    video = torch.as_tensor(video)
-    shape = tuple(video.shape)
-    expected = "expected (frames, height, width, 3) or (frames, 3, height, width)"
-    if video.ndim != 4:
-        raise ValueError(f"the video has shape {shape}; {expected}")
-    if input_data_format is None:
-        if shape[1] == shape[-1] == 3:
-            raise ValueError(
-                f"the video has shape {shape}, where channels could come first or last; say which with "
-                'input_data_format="channels_first" or "channels_last"'
-            )
-        input_data_format = ChannelDimension.LAST if shape[-1] == 3 else ChannelDimension.FIRST
-    if ChannelDimension(input_data_format) == ChannelDimension.LAST:
-        video = video.movedim(-1, 1)
-    if video.shape[1] != 3:
-        raise ValueError(
-            f"the video has shape {shape} without an axis of 3 channels where one belongs; {expected}: repeat a grey "
-            "channel three times, drop an alpha channel, put frames before channels"
-        )
-    if 0 in shape:
-        raise ValueError(f"the video has shape {shape}, which is empty; {expected} with at least one frame")
-    return video
-
-
-def check_pixels(video: torch.Tensor, do_rescale: bool | None) -> torch.Tensor:
-    """
-    Check the values of a video and bring them to 0..255.
-
-    Args:
-        video: any shape; integers in 0..255, or floats in 0..255, or in 0..1 where no value of the video exceeds 1.
-        do_rescale: if false the values are taken as they are, so that any finite ones will do.
-
-    Returns:
-        uint8, or float32 where floats were given.
-
-    Raises:
-        ValueError: for NaN or infinite values, values outside of 0..255, or booleans.
-    """
-    if video.dtype == torch.bool or video.is_complex():
-        raise ValueError(f"the video is of type {video.dtype}; expected integers in 0..255, or floats")
-    if video.dtype == torch.uint8:
-        return video
-    if video.is_floating_point():
-        video = video.float()
-    lowest, highest = (value.item() for value in video.aminmax())
-    if not (np.isfinite(lowest) and np.isfinite(highest)):
-        raise ValueError(
-            "the video has pixels that are NaN or infinite; repair them, for example with torch.nan_to_num"
-        )
-    if not do_rescale:
-        return video.float()
-    if lowest < 0 or highest > 255:
-        raise ValueError(
-            f"the video has pixels from {lowest:g} to {highest:g}; expected 0..255 or 0..1: undo a normalisation, or "
-            "pass do_rescale=False and do_normalize=False if it is to stay"
-        )
-    if not video.is_floating_point():
-        return video.to(torch.uint8)
-    return video * 255 if highest <= 1 else video
+from ...video.inputs import channels_first, check_pixels, is_array, is_one_video, list_videos
+from .post_processing_vis import VisPostProcessing
 
 
 def check_aspect_ratio(video: torch.Tensor, size: SizeDict) -> None:
@@ -237,18 +100,40 @@ def make_batch(
     return BatchFeature({"pixel_values_videos": videos}, tensor_type=return_tensors)
 
 
-class MsstsVisVideoProcessorKwargs(VideosKwargs, total=False):
+MAX_FRAMES = 36  # what fits into 8 GB with a ResNet-50 at the published size
+
+
+class ClipPlan(NamedTuple):
+    """
+    How a long video is cut.
+
+    Attributes:
+        num_frames: of a clip.
+        stride: frames from the start of a clip to that of the next.
+        full: whether the last clip begins earlier so that it has `num_frames` frames, too.
+    """
+
+    num_frames: int
+    stride: int
+    full: bool = False
+
+
+class VisVideoProcessorKwargs(VideosKwargs, total=False):
     """
     size_divisor (`int`, *optional*):
         Pad height and width to multiples of it.
+    clip_stride (`int`, *optional*):
+        Frames from one clip of a long video to the next.
     """
 
     size_divisor: int | None
+    clip_stride: int | None
 
 
-class MsstsVisVideoProcessor(BaseVideoProcessor):
+class VisVideoProcessor(VisPostProcessing, BaseVideoProcessor):
     r"""
-    Video processor of MS-STS VIS and of the models that share its input.
+    Base of all video processors, complete but for what a model does differently: its sizes, and how its outputs become
+    results, see [`VisPostProcessing`].
 
     Frames are resized, rescaled to 0..1, normalised with the ImageNet statistics and padded at the bottom, at the
     right and in time, so that videos of different sizes and lengths share a batch. Files are decoded with PyAV.
@@ -260,6 +145,8 @@ class MsstsVisVideoProcessor(BaseVideoProcessor):
             Pad to the largest video of the batch and return `pixel_mask`.
         size_divisor (`int`, *optional*):
             Pad height and width to multiples of it.
+        clip_stride (`int`, *optional*):
+            Frames from one clip of a long video to the next; five sixths of a clip by default.
         do_resize, resample, do_rescale, rescale_factor, do_normalize, image_mean, image_std, do_sample_frames,
             num_frames, fps, return_metadata, device:
             As in every video processor. With `do_rescale=False` the values of arrays are taken as they are; otherwise
@@ -273,18 +160,6 @@ class MsstsVisVideoProcessor(BaseVideoProcessor):
     Raises:
         ValueError: for videos of a wrong shape or layout, without frames, or with pixels that are NaN or out of range.
         FileNotFoundError: for a path that does not exist.
-
-    Example:
-
-    ```python
-    >>> import numpy as np
-    >>> from transformers_msstsvis import MsstsVisVideoProcessor
-
-    >>> processor = MsstsVisVideoProcessor()
-    >>> inputs = processor(np.zeros((5, 720, 1280, 3), dtype=np.uint8), return_tensors="pt")
-    >>> inputs["pixel_values_videos"].shape
-    torch.Size([1, 5, 3, 360, 640])
-    ```
     """
 
     resample = PILImageResampling.BILINEAR
@@ -299,10 +174,29 @@ class MsstsVisVideoProcessor(BaseVideoProcessor):
     do_pad = True
     do_sample_frames = False
     size_divisor = None
+    clip_stride = None
     model_input_names = ["pixel_values_videos", "pixel_mask"]
-    valid_kwargs = MsstsVisVideoProcessorKwargs
+    valid_kwargs = VisVideoProcessorKwargs
 
-    post_process_video_instance_segmentation = staticmethod(post_process_video_instance_segmentation)
+    def clip_plan(self, config, max_frames: int | None = None) -> ClipPlan:
+        """
+        How a long video is cut for a model.
+
+        Args:
+            config: of the model; its `num_frames` is the length of every clip if it knows no other.
+            max_frames: longest clip of a model that takes any; 36 by default.
+
+        Raises:
+            ValueError: for another `max_frames` than a model's only length.
+        """
+        fixed = getattr(config, "num_frames", None)
+        if fixed is not None and max_frames not in (None, fixed):
+            raise ValueError(
+                f"max_frames is {max_frames}; {config.model_type} knows clips of {fixed} frames only: leave it out"
+            )
+        length = fixed or max_frames or MAX_FRAMES
+        overlap = min(length // 6 or 1, length - 1)
+        return ClipPlan(length, self.clip_stride or length - overlap, full=fixed is not None)
 
     def fetch_videos(self, video_url_or_urls, sample_indices_fn: Callable | None = None):
         """
@@ -346,9 +240,9 @@ class MsstsVisVideoProcessor(BaseVideoProcessor):
         sample_indices_fn = sample_indices_fn if do_sample_frames else None
         decoded, metadata = [], []
         for index, video in enumerate(videos):
-            if isinstance(video, list | tuple) and all(_is_array(frame) for frame in video):
+            if isinstance(video, list | tuple) and all(is_array(frame) for frame in video):
                 video = _stack_frames(video)
-            if _is_array(video):
+            if is_array(video):
                 about = _metadata(video, None, len(video))
                 if given is not None:
                     about.update({name: value for name, value in given[index].items() if value is not None})
@@ -428,4 +322,4 @@ def _stack_frames(frames: list) -> torch.Tensor:
     return torch.stack([torch.as_tensor(frame) for frame in frames])
 
 
-__all__ = ["MsstsVisVideoProcessor"]
+__all__ = ["VisVideoProcessor"]

@@ -7,13 +7,13 @@ import torch
 from torch.nn import functional as F
 
 from transformers_msstsvis import MsstsVisConfig
-from transformers_msstsvis.losses.matcher import generalized_iou, match_instances
-from transformers_msstsvis.losses.set_criterion import (
+from transformers_msstsvis.losses.common import generalized_iou, sigmoid_focal_loss
+from transformers_msstsvis.models.seqformer.loss_seqformer import (
     box_losses,
     class_errors,
     mask_losses,
+    match_instances,
     sample_mask_targets,
-    sigmoid_focal_loss,
 )
 
 CONFIG = MsstsVisConfig()
@@ -34,17 +34,19 @@ def test_matching_follows_a_track_not_a_frame():
     a, b = [0.25, 0.25, 0.2, 0.2], [0.75, 0.75, 0.2, 0.2]
     boxes = torch.tensor([[[a, a], [b, a], [a, b]]])  # (1, 3 queries, 2 frames, 4)
     logits = torch.zeros(1, 3, 1)
-    labels = [{"class_labels": torch.tensor([0, 0]), "boxes": torch.tensor([[a, b], [b, a]])}]
+    labels = [
+        {"class_labels": torch.tensor([0, 0]), "boxes": torch.tensor([[a, b], [b, a]]), "valid": torch.ones(2, 2) > 0}
+    ]
     query, instance = match_instances(logits, boxes, labels, torch.ones(1, 2, dtype=torch.bool), CONFIG)[0]
     assert dict(zip(query.tolist(), instance.tolist(), strict=True)) == {2: 0, 1: 1}
 
 
 def test_matching_survives_nan_and_nothing_to_match():
     boxes, logits = torch.full((1, 3, 2, 4), math.nan), torch.full((1, 3, 2), math.nan)
-    labels = [{"class_labels": torch.tensor([1]), "boxes": torch.rand(1, 2, 4)}]
     real = torch.ones(1, 2, dtype=torch.bool)
+    labels = [{"class_labels": torch.tensor([1]), "boxes": torch.rand(1, 2, 4), "valid": real}]
     assert len(match_instances(logits, boxes, labels, real, CONFIG)[0][0]) == 1
-    empty = [{"class_labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 2, 4)}]
+    empty = [{"class_labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 2, 4), "valid": real[:0]}]
     assert len(match_instances(torch.zeros(1, 3, 2), torch.rand(1, 3, 2, 4), empty, real, CONFIG)[0][0]) == 0
 
 
@@ -75,8 +77,11 @@ def test_dice_of_a_perfect_and_an_opposite_mask():
 def test_mask_targets_are_every_fourth_pixel_from_the_third():
     masks = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
     masks[0, 0, 2, 6] = True
-    assert sample_mask_targets(masks, 2, 2)[0, 0].tolist() == [[0, 1], [0, 0]]
-    assert sample_mask_targets(masks[..., :5, :7], 4, 4)[0, 0].tolist()[0] == [0, 1, 0, 0]  # beyond: background
+    target = {"masks": masks, "valid": torch.ones(1, 1, dtype=torch.bool)}
+    assert sample_mask_targets(target, 2, 2)[0, 0].tolist() == [[0, 1], [0, 0]]
+    cut = {**target, "masks": masks[..., :5, :7]}
+    assert sample_mask_targets(cut, 4, 4)[0, 0].tolist()[0] == [0, 1, 0, 0]  # beyond: background
+    assert not sample_mask_targets({**target, "valid": ~target["valid"]}, 2, 2).any()
 
 
 def test_class_errors_by_hand():

@@ -1,25 +1,76 @@
-"""Set losses of SeqFormer: focal class, L1 and generalised IoU boxes, focal and dice masks, at every decoder layer.
+"""Matching and set losses of SeqFormer: focal class, L1 and generalised IoU boxes, focal and dice masks, at every
+decoder layer.
 
-Letters: B videos, T frames, Q queries, K labels, N matched instances of the batch, h w stride-4 pixels.
+Letters: B videos, T frames, Q queries, K labels, n instances of a video, N matched instances of the batch, h w
+stride-4 pixels.
 """
 
 import torch
 from torch.nn import functional as F
+from transformers.loss.loss_utils import LOSS_MAPPING
 
-from .matcher import generalized_iou, label_boxes
+from ...losses.common import (
+    Matches,
+    assign,
+    average_count,
+    dice_loss,
+    flatten_matches,
+    generalized_iou,
+    sigmoid_focal_loss,
+)
 
 MASK_STRIDE = 4
 
 
-def sigmoid_focal_loss(logits: torch.Tensor, targets: torch.Tensor, alpha: float, gamma: float = 2.0) -> torch.Tensor:
-    """Element-wise focal loss of `logits` against `targets` in `[0, 1]` of the same shape (RetinaNet)."""
+def focal_class_cost(logits: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
+    """Focal gain of calling a query by a class: logits `(Q, K)`, class_labels `(n,)` to `(Q, n)`."""
+    alpha, gamma = 0.25, 2.0
     probability = logits.sigmoid()
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    miss = probability * (1 - targets) + (1 - probability) * targets
-    return (alpha * targets + (1 - alpha) * (1 - targets)) * miss**gamma * cross_entropy
+    negative = (1 - alpha) * probability**gamma * -(1 - probability + 1e-8).log()
+    positive = alpha * (1 - probability) ** gamma * -(probability + 1e-8).log()
+    return (positive - negative)[:, class_labels]
 
 
-def class_loss(logits: torch.Tensor, matches: list, labels: list[dict], alpha: float) -> torch.Tensor:
+def label_boxes(target: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Boxes `(n, T, 4)` of one video's labels, absent ones at 1e-6 so that their IoU is defined, as published."""
+    return target["boxes"].float().masked_fill(~target["valid"].bool()[..., None], 0.0).clamp(min=1e-6)
+
+
+@torch.no_grad()
+def match_instances(
+    logits: torch.Tensor, boxes: torch.Tensor, labels: list[dict], frame_mask: torch.Tensor, config
+) -> Matches:
+    """
+    Cheapest one-to-one assignment of queries to instances, video by video.
+
+    The cost is `class_cost` focal + `bbox_cost` distance + `giou_cost` (negative generalised IoU, mean over frames).
+    The box distance is the Euclidean norm over all frames and coordinates, as in the published code.
+
+    Args:
+        logits: `(B, Q, K)`.
+        boxes: `(B, Q, T, 4)` cx cy w h in `[0, 1]`.
+        labels: one dict per video with `class_labels (n,)`, `boxes (n, T, 4)` and `valid (n, T)`.
+        frame_mask: `(B, T)` bool, True = real frame; others cost nothing.
+        config: with `class_cost`, `bbox_cost`, `giou_cost`.
+
+    Returns:
+        Per video the matched query and instance indices, two int64 tensors of length `min(Q, n)`.
+    """
+    matches = []
+    for video_logits, video_boxes, target, real in zip(logits.float(), boxes.float(), labels, frame_mask, strict=True):
+        predicted, wanted = video_boxes[:, real], label_boxes(target)[:, real]
+        distance = torch.cdist(predicted.flatten(1), wanted.flatten(1))  # (Q, n)
+        overlap = generalized_iou(predicted[:, None], wanted[None]).mean(-1)  # (Q, n)
+        cost = (
+            config.class_cost * focal_class_cost(video_logits, target["class_labels"])
+            + config.bbox_cost * distance
+            - config.giou_cost * overlap
+        )
+        matches.append(assign(cost))
+    return matches
+
+
+def class_loss(logits: torch.Tensor, matches: Matches, labels: list[dict], alpha: float) -> torch.Tensor:
     """Focal loss of all queries, the matched ones against their class, summed. `logits (B, Q, K)`."""
     targets = torch.zeros_like(logits)
     for video, ((query, instance), target) in enumerate(zip(matches, labels, strict=True)):
@@ -49,24 +100,25 @@ def mask_losses(masks: torch.Tensor, targets: torch.Tensor, real: torch.Tensor) 
     focal = (sigmoid_focal_loss(masks, targets, alpha=0.25) * real).flatten(1).sum(1) / pixels.clamp(min=1)
     probability = (masks.sigmoid() * real).flatten(1)
     targets = (targets * real).flatten(1)
-    dice = 1 - (2 * (probability * targets).sum(1) + 1) / (probability.sum(1) + targets.sum(1) + 1)
-    return focal.sum(), dice.sum()
+    return focal.sum(), dice_loss(probability, targets).sum()
 
 
-def sample_mask_targets(masks: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def sample_mask_targets(target: dict[str, torch.Tensor], height: int, width: int) -> torch.Tensor:
     """
-    Label masks at the places of stride-4 logits: every fourth pixel from the third on.
+    Masks `(n, T, H, W)` of one video's labels at the places of stride-4 logits: every fourth pixel from the third on.
 
-    `(n, T, H, W)` to `(n, T, height, width)` float32; pixels beyond the masks are background.
+    Returns:
+        `(n, T, height, width)` float32; absent masks and pixels beyond the masks are background.
     """
+    masks = target["masks"].float() * target["valid"][..., None, None]
     H, W = masks.shape[-2:]
-    masks = F.pad(masks.float(), (0, max(0, MASK_STRIDE * width - W), 0, max(0, MASK_STRIDE * height - H)))
+    masks = F.pad(masks, (0, max(0, MASK_STRIDE * width - W), 0, max(0, MASK_STRIDE * height - H)))
     start = MASK_STRIDE // 2
     return masks[..., start::MASK_STRIDE, start::MASK_STRIDE][..., :height, :width]
 
 
 @torch.no_grad()
-def class_errors(logits: torch.Tensor, match: list, labels: list[dict]) -> dict[str, torch.Tensor]:
+def class_errors(logits: torch.Tensor, match: Matches, labels: list[dict]) -> dict[str, torch.Tensor]:
     """
     Two numbers for the logs, not losses, as published: `class_error`, percent of matched queries whose best class is
     wrong, and `cardinality_error`, how far the number of queries whose best class is not the last one is from the
@@ -86,24 +138,11 @@ def class_errors(logits: torch.Tensor, match: list, labels: list[dict]) -> dict[
     }
 
 
-def average_num_instances(labels: list[dict], device: torch.device) -> torch.Tensor:
-    """
-    Number of labelled instances, at least 1, averaged over processes: what the losses are divided by. One is the least
-    of all processes together, so that many processes have the gradients of one.
-    """
-    count = torch.tensor(float(sum(len(target["class_labels"]) for target in labels)), device=device)
-    num_processes = 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
-        num_processes = torch.distributed.get_world_size()
-    return count.clamp(min=1) / num_processes
-
-
 def video_instance_segmentation_loss(
     logits: list[torch.Tensor],
     boxes: list[torch.Tensor],
     masks: list[torch.Tensor],
-    matches: list[list[tuple[torch.Tensor, torch.Tensor]]],
+    matches: list[Matches],
     labels: list[dict],
     frame_mask: torch.Tensor,
     config,
@@ -133,15 +172,14 @@ def video_instance_segmentation_loss(
         "loss_mask": config.mask_loss_coefficient,
         "loss_dice": config.dice_loss_coefficient,
     }
-    num_instances = average_num_instances(labels, logits[0].device)
+    num_instances = average_count(sum(len(target["class_labels"]) for target in labels), logits[0].device)
     height, width = masks[0].shape[-2:]
-    mask_targets = [sample_mask_targets(target["masks"], height, width) for target in labels]
+    mask_targets = [sample_mask_targets(target, height, width) for target in labels]
     total, terms = 0.0, {}
     for layer in range(len(logits)):
         match = matches[layer]
-        video = torch.cat([torch.full_like(query, index) for index, (query, _) in enumerate(match)])
-        query = torch.cat([query for query, _ in match])
-        wanted = torch.cat([label_boxes(t["boxes"])[i] for t, (_, i) in zip(labels, match, strict=True)])
+        video, query, _ = flatten_matches(match)
+        wanted = torch.cat([label_boxes(t)[i] for t, (_, i) in zip(labels, match, strict=True)])
         wanted_masks = torch.cat([m[i] for m, (_, i) in zip(mask_targets, match, strict=True)])
         real = frame_mask[video]  # (N, T)
         losses = [class_loss(logits[layer].float(), match, labels, config.focal_alpha)]
@@ -160,4 +198,6 @@ def video_instance_segmentation_loss(
     return total + 0.0 * sum(mask.sum() for mask in masks) + 0.0 * boxes[-1].sum(), terms
 
 
-__all__ = ["video_instance_segmentation_loss"]
+LOSS_MAPPING["SeqFormerForVideoInstanceSegmentation"] = video_instance_segmentation_loss
+
+__all__ = ["match_instances", "video_instance_segmentation_loss"]

@@ -1,0 +1,81 @@
+"""What turns the names of one system's published parameters into ours."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedModel
+
+
+@dataclass
+class ConversionReport:
+    """What became of every key: `used` published keys, `dropped` keys with the reason, `missing` keys of ours."""
+
+    used: list[str] = field(default_factory=list)
+    dropped: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        reasons: dict[str, int] = {}
+        for reason in self.dropped.values():
+            reasons[reason] = reasons.get(reason, 0) + 1
+        lines = [f"{len(self.used)} keys used, {len(self.dropped)} dropped, {len(self.missing)} missing"]
+        lines += [f"dropped {count}: {reason}" for reason, count in reasons.items()]
+        lines += [f"missing: {key}" for key in self.missing]
+        return "\n".join(lines)
+
+
+@dataclass
+class KeyMap:
+    """
+    How one system's checkpoint becomes ours.
+
+    Args:
+        build: state dict and hints to an untrained model of the architecture that the checkpoint describes.
+        rules: model to list of (pattern, replacement); the first pattern that matches a whole key renames it.
+        drop: list of (pattern, reason) of keys that have no counterpart.
+        split: pattern of fused query-key-value tensors and the names of their three parts.
+        optional: patterns of names of ours that a checkpoint may lack.
+    """
+
+    build: Callable[..., PreTrainedModel]
+    rules: Callable[[PreTrainedModel], list[tuple[str, str]]]
+    drop: list[tuple[str, str]]
+    split: list[tuple[str, tuple[str, str, str]]] = field(default_factory=list)
+    optional: tuple[str, ...] = ()
+
+
+def rename(published: dict, key_map: KeyMap, model: PreTrainedModel, system: str) -> tuple[dict, ConversionReport]:
+    """
+    A published state dict under our names, and what became of every key.
+
+    Raises:
+        ValueError: for keys that the map does not know.
+    """
+    report, converted, unknown = ConversionReport(), {}, []
+    rules = [(re.compile(pattern), replacement) for pattern, replacement in key_map.rules(model)]
+    drops = [(re.compile(pattern), reason) for pattern, reason in key_map.drop]
+    splits = [(re.compile(pattern), parts) for pattern, parts in key_map.split]
+    for key, value in published.items():
+        reason = next((reason for pattern, reason in drops if pattern.fullmatch(key)), None)
+        if reason is not None:
+            report.dropped[key] = reason
+            continue
+        new = next((pattern.sub(new, key) for pattern, new in rules if pattern.fullmatch(key)), None)
+        if new is None:
+            unknown.append(key)
+            continue
+        report.used.append(key)
+        fused = next(((pattern, parts) for pattern, parts in splits if pattern.fullmatch(new)), None)
+        if fused is None:
+            converted[new] = value
+        else:
+            pattern, parts = fused
+            for part, chunk in zip(parts, value.chunk(3), strict=True):
+                converted[pattern.sub(part, new)] = chunk
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} keys of the checkpoint are unknown to {system!r}, e.g. {unknown[:5]}; expected a "
+            f"published {system} checkpoint"
+        )
+    return converted, report
