@@ -1,0 +1,90 @@
+"""One row for every model: a configuration of the smallest size, and what it does differently, each with the reason.
+
+The suites of all models run over this table.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from tests.tiny import tiny_config
+from transformers_msstsvis import MsstsVisConfig, SeqFormerConfig
+from transformers_msstsvis.models.auto import class_of
+
+
+@dataclass
+class Tester:
+    """
+    Attributes:
+        config: changes to a configuration of the smallest size, with three classes.
+        mask_size: rows or columns of the masks of a frame with so many pixels.
+        hidden_axes: those of `last_hidden_state`: sizes by letter.
+        no_object: 1 if every frame has a logit more, of no object; 0 if not; None for models without frame logits.
+        no_gradient: pattern of parameters that get no gradient -> the reason.
+        exempt: name of a common test that the model can't pass -> the reason.
+    """
+
+    config: Callable[..., PreTrainedConfig]
+    mask_size: Callable[[int], int]
+    hidden_axes: str = "BQC"
+    no_object: int | None = None
+    no_gradient: dict[str, str] = field(default_factory=dict)
+    exempt: dict[str, str] = field(default_factory=dict)
+
+
+TESTERS = {
+    "seqformer": Tester(
+        config=lambda **changes: tiny_config(SeqFormerConfig, **changes),
+        mask_size=lambda side: 2 * -(-side // 8),
+        no_gradient={r".*k_proj\.bias": "it shifts all scores of a query alike, to which softmax is blind"},
+    ),
+    "msstsvis": Tester(
+        config=lambda **changes: tiny_config(MsstsVisConfig, **changes),
+        mask_size=lambda side: 2 * -(-side // 8),
+        no_gradient={r".*k_proj\.bias": "it shifts all scores of a query alike, to which softmax is blind"},
+    ),
+}
+
+H, W = 48, 64
+
+
+def random_model(model_class, config, seed=0):
+    """A model whose every weight matters: fresh ones are nearly constant and start with zero projections."""
+    torch.manual_seed(seed)
+    model = model_class(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_normal_(parameter)
+            else:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def video(*frames, seed=0):
+    return torch.randn(*frames, 3, H, W, generator=torch.Generator().manual_seed(seed))
+
+
+def labels(n, T, num_labels=3, seed=0, h=H, w=W):
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.rand(n, T, h, w, generator=generator) > 0.5
+    return {
+        "class_labels": torch.randint(0, num_labels, (n,), generator=generator),
+        "boxes": torch.rand(n, T, 4, generator=generator) * 0.4 + 0.2,
+        "masks": masks,
+        "valid": masks.flatten(2).any(2),
+    }
+
+
+def model_of(name: str, seed: int = 0, **changes) -> PreTrainedModel:
+    """A model of a row, of random weights that all matter."""
+    return random_model(class_of(name, "ForVideoInstanceSegmentation"), TESTERS[name].config(**changes), seed)
+
+
+def skip_exempt(name: str, test: str) -> None:
+    if reason := TESTERS[name].exempt.get(test):
+        pytest.skip(reason)
