@@ -336,9 +336,7 @@ def test_masks_of_labels_may_be_integers(model):
 def test_wrong_number_of_label_dicts(model):
     with pytest.raises(ValueError, match="labels holds 1 dicts and the batch 2 videos"):
         model(video(2, 1), labels=[labels(1, 1)])
-    with pytest.raises(
-        ValueError, match=r"lacks \['boxes', 'masks', 'valid'\]; expected class_labels, boxes"
-    ):
+    with pytest.raises(ValueError, match=r"lacks \['boxes', 'masks', 'valid'\]; expected class_labels, boxes"):
         model(video(1, 1), labels=[{"class_labels": torch.tensor([0])}])
 
 

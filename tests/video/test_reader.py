@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from transformers_msstsvis.video import reader as video_reader
+from transformers_msstsvis.video import writer as video_writer
 from transformers_msstsvis.video.reader import VideoReader
 from transformers_msstsvis.video.writer import VIDEO_ENCODERS, VideoWriter, write_video
 
@@ -31,7 +32,8 @@ def numbers(frames) -> list[int]:
 @pytest.fixture
 def warnings(monkeypatch) -> list[str]:
     messages = []
-    monkeypatch.setattr(video_reader.logger, "warning", messages.append)
+    for module in (video_reader, video_writer):
+        monkeypatch.setattr(module.logger, "warning", messages.append)
     return messages
 
 

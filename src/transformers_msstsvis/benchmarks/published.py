@@ -18,8 +18,8 @@ from transformers.models.deformable_detr.modeling_deformable_detr import MultiSc
 from ..layers import linear
 from ..layers.deformable_attention import DeformableAttention
 from ..layers.frozen_batch_norm import FoldedConv2d
-from ..models.msstsvis.modeling_msstsvis import MsstsVisForVideoInstanceSegmentation
 from ..models.seqformer import dynamic_mask_head
+from ..models.seqformer.modeling_seqformer import SeqFormerForVideoInstanceSegmentation
 
 _grid_sample_attention = MultiScaleDeformableAttention().forward
 
@@ -53,7 +53,7 @@ def sample(self, query, reference_points, features, feature_mask, spatial_shapes
     return torch.cat(frames)
 
 
-def masks(model: MsstsVisForVideoInstanceSegmentation, memory, shapes, states, centres, frame_size):
+def masks(model: SeqFormerForVideoInstanceSegmentation, memory, shapes, states, centres, frame_size):
     """Masks of queries `(K, C)` with centres `(T, K, 2)` on `memory (T, S, C)`, pyramid included: `(K, T, 2h, 2w)`."""
     config = model.config
     parameters = model.controller(states)  # (K, number of parameters)
@@ -92,14 +92,14 @@ class _FrozenBatchNorm(nn.Module):
 
 
 @contextmanager
-def published(model: MsstsVisForVideoInstanceSegmentation):
+def published(model: SeqFormerForVideoInstanceSegmentation):
     """Run `model` as published inside the block; one video at a time."""
     shapes = None
 
-    def mask_memory(self, memory, spatial_shapes):
+    def mask_memory(self, outputs):
         nonlocal shapes
-        shapes = spatial_shapes
-        return memory
+        shapes = outputs.spatial_shapes
+        return outputs.encoder_last_hidden_state
 
     def dynamic_masks(self, states, centres, frame_sizes, features):
         size = frame_sizes[0, 0].flip(-1)
@@ -118,7 +118,7 @@ def published(model: MsstsVisForVideoInstanceSegmentation):
         stack.enter_context(patch.object(DeformableAttention, "sample", sample))
         stack.enter_context(
             patch.multiple(
-                MsstsVisForVideoInstanceSegmentation, predict_mask_features=mask_memory, dynamic_masks=dynamic_masks
+                SeqFormerForVideoInstanceSegmentation, predict_mask_features=mask_memory, dynamic_masks=dynamic_masks
             )
         )
         stack.enter_context(patch.object(linear, "_onednn_takes", lambda *_: False))
@@ -135,12 +135,12 @@ def published(model: MsstsVisForVideoInstanceSegmentation):
                 convolution.__class__ = FoldedConv2d
 
 
-def infer(model: MsstsVisForVideoInstanceSegmentation, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+def infer(model: SeqFormerForVideoInstanceSegmentation, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
     """Inference as published: the masks of all queries after every decoder layer, of which the last are kept."""
     with torch.inference_mode(), published(model):
         outputs = model.model(pixel_values, return_dict=True)
         logits = [head(states) for head, states in zip(model.class_embed, outputs.instance_queries, strict=True)]
-        memory = model.predict_mask_features(outputs.encoder_last_hidden_state, outputs.spatial_shapes)
+        memory = model.predict_mask_features(outputs)
         for layer in range(len(logits)):
             pred_masks = model.predict_masks(outputs, memory, layer)
     return {"logits": logits[-1], "pred_boxes": outputs.boxes[-1].transpose(1, 2), "pred_masks": pred_masks}

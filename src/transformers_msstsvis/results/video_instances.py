@@ -16,8 +16,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ..files import written_aside
-from . import exporters
-from .exporters import plain_number
+from .exporters import category_id, plain_number, to_coco_video, to_mots, to_supervision, to_ytvis
 from .rle import RLE, decode_mask, excerpt, normalised_rle, pixels_of, visible
 
 
@@ -239,10 +238,10 @@ class VideoInstances:
             for rle, box in zip(self.masks[index], self.boxes[index], strict=True)
         ]
 
-    to_ytvis = exporters.to_ytvis
-    to_coco_video = exporters.to_coco_video
-    to_mots = exporters.to_mots
-    to_supervision = exporters.to_supervision
+    to_ytvis = to_ytvis
+    to_coco_video = to_coco_video
+    to_mots = to_mots
+    to_supervision = to_supervision
 
     def save_json(
         self, path: str | PathLike, video_id: int | str = 1, category_ids: Mapping[int, int] | None = None
@@ -259,7 +258,7 @@ class VideoInstances:
             labels = [label for label in labels if label in category_ids or label in self.labels]
         categories = [
             {
-                "id": exporters.category_id(self, label, category_ids),
+                "id": category_id(self, label, category_ids),
                 "label": label,
                 "name": (self.id2label or {}).get(label),
             }

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from numbers import Real
 from os import PathLike
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from .download import download, is_url, name_of_url
 from .images import IMAGE_SUFFIXES, ImageError, count_images, is_image, read_image, read_images
 
 if TYPE_CHECKING:
-    import av
     import torch
 
 logger = logging.get_logger(__name__)
@@ -175,8 +175,7 @@ class VideoReader:
 
     def _decode(self, path: Path) -> Iterator[np.ndarray]:
         """Frames up to the first packet that is damaged or missing: what follows would be out of step."""
-        import av
-
+        av = load_av()
         packets, hidden, count, end = 0, 0, 0, 0.0
         last, stands_still = None, False
         with _open_av(path, self._where) as stream:
@@ -223,13 +222,11 @@ class VideoReader:
         elif is_gif and _lacks_trailer(path):  # it announces neither frames nor seconds
             self._report(f"breaks off after {count} frames: the file is incomplete")
 
-    def _picture(self, frame: "av.VideoFrame") -> np.ndarray:
+    def _picture(self, frame: Any) -> np.ndarray:
         """The frame as players show it: phones store videos lying on their side, or mirrored."""
-        from av.sidedata.sidedata import Type
-
         picture = frame.to_ndarray(format="rgb24")
         try:
-            matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+            matrix = frame.side_data.get(load_av().sidedata.sidedata.Type.DISPLAYMATRIX)
         except ValueError:  # data of a kind that PyAV does not know; the angle alone it finds beside it
             matrix, picture = None, np.rot90(picture, round(frame.rotation / 90) % 4)
         if matrix is not None:
@@ -331,11 +328,21 @@ def natural_key(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in parts]
 
 
-@contextlib.contextmanager
-def _open_av(path: Path, name: str) -> "Iterator[av.VideoStream]":
-    """The first stream of pictures of a video, which is not the cover of a piece of music."""
-    import av
+def load_av() -> ModuleType:
+    """Import PyAV when the first video file is read or written: frames and arrays do without."""
+    try:
+        import av
+        import av.sidedata.sidedata
+    except ImportError as error:
+        raise ImportError("video files need PyAV: pip install av") from error
 
+    return av
+
+
+@contextlib.contextmanager
+def _open_av(path: Path, name: str) -> Iterator[Any]:
+    """The first stream of pictures of a video, which is not the cover of a piece of music."""
+    av = load_av()
     with open(path, "rb") as file:
         start = file.read(512)
         if not start:
@@ -383,15 +390,13 @@ def _displayed(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray | None:
     return picture[:: -1 if y < 0 else 1, :: -1 if x < 0 else 1]
 
 
-def _remaining_frames(stream: "av.VideoStream", damaged: "av.Packet | None") -> list["av.VideoFrame"]:
+def _remaining_frames(stream: Any, damaged: Any | None) -> list[Any]:
     """Frames that the decoder still holds and that come before the damaged packet in display order."""
-    import av
-
     if damaged is None or damaged.pts is None:
         return []
     try:
         return [frame for frame in stream.decode(None) if frame.pts is not None and frame.pts < damaged.pts]
-    except av.FFmpegError:
+    except load_av().FFmpegError:
         return []
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from transformers.utils import logging
 
 from ..files import move_into_place, naming, partial_path, written_aside
+from .reader import load_av
 
 logger = logging.get_logger(__name__)
 
@@ -135,10 +136,8 @@ class VideoWriter:
             if not self.suffix:
                 self._partial.mkdir()
                 return
-            import av
-
             encoder, pixel_format = VIDEO_ENCODERS[self.suffix]
-            self._container = av.open(str(self._partial.absolute()), "w", format=self.suffix[1:])
+            self._container = load_av().open(str(self._partial.absolute()), "w", format=self.suffix[1:])
         rate = Fraction(self.fps).limit_denominator(1001)
         if self.suffix == ".gif":
             rate = Fraction(100, max(2, round(100 / self.fps)))
@@ -152,8 +151,7 @@ class VideoWriter:
             self._stream.options = {"crf": "30", "b:v": "0", "deadline": "realtime", "cpu-used": "6"}
 
     def _encode(self, frame: np.ndarray) -> None:
-        import av
-
+        av = load_av()
         if self.suffix == ".gif":
             from PIL import Image
 
