@@ -15,7 +15,7 @@ from transformers_msstsvis import AutoModelForVideoInstanceSegmentation, MsstsVi
 from transformers_msstsvis.commands import train
 from transformers_msstsvis.data.clips import ClipCollator, VideoClips
 from transformers_msstsvis.data.synthetic import make_synthetic
-from transformers_msstsvis.evaluation.predictions import category_ids
+from transformers_msstsvis.evaluation import category_ids
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
 from transformers_msstsvis.training.trainer import VisTrainer, step_line
 

@@ -11,15 +11,15 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.utils import logging
 
+from ..evaluation.tables import OF_A_CATEGORY, OVERALL, percent
+from ..pipelines import TASK
+
 if TYPE_CHECKING:
     from .trainer import VisTrainer
 
 logger = logging.get_logger(__name__)
 
-TASK = "video-instance-segmentation"
 MARK = "<!-- Written by VisTrainer, and anew with every run. Delete this line to keep the file as you edit it. -->"
-OVERALL = ("AP", "AP50", "AP75", "AR1", "AR10")
-OF_A_CATEGORY = ("AP", "AP50", "AP75")
 
 
 @dataclass(frozen=True)
@@ -199,11 +199,6 @@ def write_card(card: ModelCard, path: str | Path) -> None:
         card.data.tags = list(dict.fromkeys([*card.data.tags, *(before.data.tags or [])]))
     path.parent.mkdir(parents=True, exist_ok=True)
     card.save(path)
-
-
-def percent(value: float) -> str:
-    """`0.4567` as `45.7`, and `-` for -1, which stands for no ground truth."""
-    return f"{100 * value:.1f}" if value >= 0 else "-"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

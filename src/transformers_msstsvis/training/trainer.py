@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch.optim.lr_scheduler import LambdaLR
@@ -43,10 +44,14 @@ from transformers.trainer_utils import (
 from transformers.utils import logging
 
 from ..checkpoint_files import check_checkpoint, check_weights, check_weights_file, told_in_words
+from ..data.loading import categories_of
 from ..data.sampling import EpochCallback
+from ..evaluation import category_ids, measure, prediction_sheet
+from ..evaluation.tables import NUMBERS
 from ..models.auto import AutoModelForVideoInstanceSegmentation
 from ..models.msstsvis.discriminator_msstsvis import Adversary, foregrounds
-from ..video.images import read_image
+from ..pipelines import VideoInstanceSegmentationPipeline
+from ..results.video_instances import VideoInstances
 from .model_card import Evaluation, is_hub_name, model_card, training_facts, write_card
 
 if TYPE_CHECKING:
@@ -54,11 +59,7 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 SLOW_MODULES = ("sampling_offsets", "reference_points")
-SAMPLE_THRESHOLD = 0.3
-SAMPLE_FRAMES = 4
-SAMPLE_WIDTH = 1600  # pixels of a drawn sample, at most
 TRAINED_WEIGHTS_NAME = "trained_weights.safetensors"
 
 
@@ -443,8 +444,6 @@ class VisTrainer(Trainer):
         so on, in `[0, 1]`, -1 where there is no such ground truth. Every process takes its share of the videos, and of
         a measured video no mask is kept. A video that cannot be read counts as missed, with a warning.
         """
-        from ..data.loading import categories_of
-
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(dataset, str) and isinstance(self.eval_dataset, dict):
             dataset = self.eval_dataset[dataset]
@@ -474,9 +473,6 @@ class VisTrainer(Trainer):
         return metrics
 
     def _check_evaluation(self, videos: "Dataset") -> None:
-        from ..data.loading import categories_of
-        from ..evaluation.predictions import category_ids
-
         if self.processing_class is None:
             raise ValueError(
                 "there is an eval_dataset but no processing_class; expected a video processor, which prepares whole "
@@ -508,62 +504,40 @@ class VisTrainer(Trainer):
             )
 
     def _measure(self, videos: "Dataset", prefix: str) -> dict[str, Any]:
-        from accelerate.utils import gather_object
-
-        from ..data.loading import categories_of, ytvis_entries
-        from ..evaluation.predictions import predict_dataset
-        from ..metrics.ytvis_map import YtvisMeanAveragePrecision
-        from ..pipelines import VideoInstanceSegmentationPipeline
-
-        share = videos.select(range(self.args.process_index, len(videos), self.args.world_size))
-        columns = share.select_columns(["video_id", "height", "width", "length", "file_names", "frames_dir"])
-        listed = [
-            {"id": row["video_id"], **row, "file_names": [str(Path(row["frames_dir"], n)) for n in row["file_names"]]}
-            for row in columns
-        ]
-        categories = categories_of(videos)
         model = self.accelerator.unwrap_model(self.model)
         was_training = model.training
         segmenter = VideoInstanceSegmentationPipeline(
             model=model.eval(), video_processor=self.processing_class, device=self.args.device
         )
-        metric = YtvisMeanAveragePrecision()
         with progress_bars(not self.args.disable_tqdm and self.is_local_process_zero()):
-            results = predict_dataset(
+            numbers = measure(
                 segmenter,
-                {"videos": listed, "categories": categories},
-                "",
-                top_k=self.eval_top_k,
-                max_frames=self.eval_max_frames,
+                videos,
+                self.eval_top_k,
+                self.eval_max_frames,
+                self.args.process_index,
+                self.args.world_size,
+                on_video=partial(self._draw_sample, prefix),
             )
-            for position, (row, predictions) in enumerate(zip(share, results, strict=True)):
-                video, annotations = ytvis_entries(row)
-                truth = {"videos": [video], "annotations": annotations, "categories": categories}
-                metric.update(predictions, truth)
-                if position < self.num_samples and self.is_world_process_zero():
-                    self._draw_sample(listed[position], predictions, categories, prefix)
         model.train(was_training)
-        metric, *others = gather_object([metric])
-        for other in others:
-            metric.merge(other)
-        return metric.compute()
+        return numbers
 
-    def _draw_sample(self, video: dict, predictions: list[dict], categories: list[dict], prefix: str) -> None:
-        from PIL import Image
-
+    def _draw_sample(self, prefix: str, position: int, video: dict[str, Any], instances: VideoInstances) -> None:
+        if position >= self.num_samples or not self.is_world_process_zero():
+            return
         try:
-            sheet = prediction_sheet(video, predictions, {entry["id"]: entry["name"] for entry in categories})
+            sheet = prediction_sheet([Path(video["frames_dir"], name) for name in video["file_names"]], instances)
             name = "samples" if prefix == "eval" else f"samples_{prefix.removeprefix('eval_')}"
             folder = Path(self.args.output_dir, name, f"step-{self.state.global_step}")
             folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(sheet).save(folder / f"video-{video['id']}.png")
+            Image.fromarray(sheet).save(folder / f"video-{video['video_id']}.png")
             for callback in self.callback_handler.callbacks:
                 writer = getattr(callback, "tb_writer", None)
                 if writer is not None:
-                    writer.add_image(f"{name}/{video['id']}", sheet, self.state.global_step, dataformats="HWC")
+                    writer.add_image(f"{name}/{video['video_id']}", sheet, self.state.global_step, dataformats="HWC")
         except Exception as error:
             # A picture is not worth a training run.
-            logger.warning(f"video {video['id']} is not drawn: {error}")
+            logger.warning(f"video {video['video_id']} is not drawn: {error}")
 
     # --------------------------------------------------------------------------------------------------------- card
 
@@ -724,40 +698,6 @@ def annotated_videos(dataset: Any) -> "Dataset | None":
         dataset = getattr(dataset, "dataset", None)
     columns = {"video_id", "file_names", "frames_dir", "annotations", "categories"}
     return dataset if columns <= set(getattr(dataset, "column_names", ())) else None
-
-
-def prediction_sheet(video: dict[str, Any], predictions: list[dict[str, Any]], names: dict[int, str]) -> np.ndarray:
-    """
-    Frames of a video side by side with what was found in them, uint8 `(H, W, 3)`.
-
-    Args:
-        video: `height`, `width` and paths of the frames, `file_names`.
-        predictions: in YouTube-VIS results format.
-        names: class names by category id.
-    """
-    from PIL import Image
-
-    from ..results.drawing import contact_sheet, draw_instances
-    from ..results.video_instances import VideoInstances
-
-    frames = video["file_names"]
-    found = VideoInstances(
-        scores=[prediction["score"] for prediction in predictions],
-        labels=[prediction["category_id"] for prediction in predictions],
-        track_ids=range(1, len(predictions) + 1),
-        masks=[prediction["segmentations"] for prediction in predictions],
-        boxes=None,
-        size=(video["height"], video["width"]),
-        num_frames=len(frames),
-        id2label=names,
-    ).filter(SAMPLE_THRESHOLD)
-    chosen = np.linspace(0, len(frames) - 1, min(SAMPLE_FRAMES, len(frames))).round().astype(int)
-    drawn = []
-    for frame in chosen:
-        drawn.append(draw_instances(read_image(frames[frame]), found, int(frame)))
-    sheet = Image.fromarray(contact_sheet(drawn, columns=len(drawn)))
-    sheet.thumbnail((SAMPLE_WIDTH, sheet.height))
-    return np.asarray(sheet)
 
 
 def damage(checkpoint: Path) -> str | None:
