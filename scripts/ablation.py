@@ -29,7 +29,7 @@ from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.evaluation import evaluate_model
 from transformers_msstsvis.evaluation.tables import OVERALL
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
-from transformers_msstsvis.training.trainer import VisTrainer, load_for_training
+from transformers_msstsvis.training import VisTrainer, load_for_training
 
 
 class Variant(NamedTuple):

@@ -12,7 +12,7 @@ from transformers import set_seed
 from tests.tiny import tiny_model
 from tests.training.training_runs import named
 from transformers_msstsvis.data.synthetic import CLASSES
-from transformers_msstsvis.training.trainer import load_for_training
+from transformers_msstsvis.training import load_for_training
 
 SMALL = "--start_steps 1 --steps 1 --videos 3 --eval_videos 2 --num_frames 2 --seeds 0".split()
 

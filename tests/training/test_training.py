@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from tests.tiny import tiny_config, tiny_model
 from transformers_msstsvis import AutoModelForVideoInstanceSegmentation, MsstsVisForVideoInstanceSegmentation
@@ -17,7 +17,8 @@ from transformers_msstsvis.data.clips import ClipCollator, VideoClips
 from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.evaluation import category_ids
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
-from transformers_msstsvis.training.trainer import VisTrainer, step_line
+from transformers_msstsvis.training import VisTrainer
+from transformers_msstsvis.training.progress import step_line
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -50,6 +51,21 @@ def trainer(annotations, folder, steps, **arguments):
         train_dataset=clips,
         data_collator=ClipCollator(),
     )
+
+
+def test_private_methods_that_are_overridden_are_those_of_transformers():
+    own = [name for name in vars(VisTrainer) if name.startswith("_") and not name.startswith("__")]
+    overridden = {
+        "_load_best_model",
+        "_load_from_checkpoint",
+        "_load_optimizer_and_scheduler",
+        "_load_rng_state",
+        "_save_checkpoint",
+        "_save_optimizer_and_scheduler",
+        "_save_rng_state",
+    }
+    assert all(callable(getattr(Trainer, name)) for name in overridden)
+    assert {name for name in own if hasattr(Trainer, name)} == overridden
 
 
 def test_parameter_groups(annotations, tmp_path):

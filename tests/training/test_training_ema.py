@@ -20,7 +20,8 @@ from transformers_msstsvis import AutoModelForVideoInstanceSegmentation, MsstsVi
 from transformers_msstsvis.data.loading import load_vis_dataset
 from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
-from transformers_msstsvis.training.trainer import TRAINED_WEIGHTS_NAME, VisTrainer
+from transformers_msstsvis.training import VisTrainer
+from transformers_msstsvis.training.averaging import TRAINED_WEIGHTS_NAME
 
 CLIPS = SquareClips([1, 2, 1])
 DECAY = 0.7

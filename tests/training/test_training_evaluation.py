@@ -12,7 +12,7 @@ from transformers_msstsvis.data.loading import embed_frames, id2label_of, load_v
 from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.evaluation import evaluate_model
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
-from transformers_msstsvis.training.trainer import VisTrainer
+from transformers_msstsvis.training import VisTrainer
 
 SMALL = MsstsVisVideoProcessor(size={"shortest_edge": 64, "longest_edge": 64})
 

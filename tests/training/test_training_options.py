@@ -14,7 +14,7 @@ from transformers_msstsvis import (
 from transformers_msstsvis.data.clips import ClipCollator, VideoClips
 from transformers_msstsvis.data.sampling import EpochCallback
 from transformers_msstsvis.data.synthetic import make_synthetic
-from transformers_msstsvis.training.trainer import load_for_training
+from transformers_msstsvis.training import load_for_training
 
 
 def first_gradients(folder, **arguments):

@@ -18,7 +18,7 @@ from transformers_msstsvis import MsstsVisForVideoInstanceSegmentation, MsstsVis
 from transformers_msstsvis.data.clips import ClipCollator, VideoClips, make_labels
 from transformers_msstsvis.data.loading import load_vis_dataset
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
-from transformers_msstsvis.training.trainer import VisTrainer
+from transformers_msstsvis.training import VisTrainer
 
 ROOT = Path(__file__).parents[2]
 

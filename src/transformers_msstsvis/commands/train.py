@@ -180,7 +180,7 @@ def parse_arguments(arguments: list[str] | None = None) -> "tuple[Arguments, Tra
 def train(arguments: Arguments, training: "TrainingArguments") -> None:
     """Train, save, evaluate, and write the model card."""
     from ..files import check_distinct, check_writable_folder, files_of
-    from ..training.trainer import output_lock
+    from ..training.checkpoints import output_lock
 
     check_writable_folder(training.output_dir)
     if arguments.model and not training.resume_from_checkpoint:
@@ -224,7 +224,8 @@ def make_trainer(arguments: Arguments, training: "TrainingArguments") -> "VisTra
 
     from .. import AutoModelForVideoInstanceSegmentation, MsstsVisVideoProcessor
     from ..data.clips import ClipCollator
-    from ..training.trainer import VisTrainer, load_for_training, report_steps
+    from ..training import VisTrainer, load_for_training
+    from ..training.progress import report_steps
 
     set_seed(training.seed)
     clips = make_clips(arguments, training.seed)

@@ -1,39 +1,20 @@
 """Training with the Hugging Face Trainer."""
 
 import json
-import re
-import shutil
 import time
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+import transformers
 from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
-from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
-from transformers import (
-    AutoConfig,
-    PreTrainedModel,
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerState,
-    get_scheduler,
-)
-from transformers.models.auto import CONFIG_MAPPING
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from torch.optim.swa_utils import AveragedModel
+from transformers import Trainer, get_scheduler
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     IntervalStrategy,
@@ -43,16 +24,29 @@ from transformers.trainer_utils import (
 )
 from transformers.utils import logging
 
-from ..checkpoint_files import check_checkpoint, check_weights, check_weights_file, told_in_words
+from ..checkpoint_files import told_in_words
 from ..data.loading import categories_of
 from ..data.sampling import EpochCallback
 from ..evaluation import category_ids, measure, prediction_sheet
 from ..evaluation.tables import NUMBERS
-from ..models.auto import AutoModelForVideoInstanceSegmentation
 from ..models.msstsvis.discriminator_msstsvis import Adversary, foregrounds
 from ..pipelines import VideoInstanceSegmentationPipeline
 from ..results.video_instances import VideoInstances
-from .model_card import Evaluation, is_hub_name, model_card, training_facts, write_card
+from .averaging import TRAINED_WEIGHTS_NAME, AveragingCallback, averaged_weights, check_decay, new_average
+from .checkpoints import (
+    check_undamaged,
+    checkpoint_to_resume,
+    is_complete,
+    last_checkpoint,
+    output_lock,
+    saving,
+    state_of,
+    warn_of_missing_states,
+)
+from .model_card import Evaluation, is_hub_name, model_card, write_card
+from .progress import progress_bars
+from .schedule import read_drops, step_schedule
+from .start import load_for_training
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -60,7 +54,6 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 SLOW_MODULES = ("sampling_offsets", "reference_points")
-TRAINED_WEIGHTS_NAME = "trained_weights.safetensors"
 
 
 class VisTrainer(Trainer):
@@ -144,7 +137,7 @@ class VisTrainer(Trainer):
             channels = self.model.config.d_model
             self.adversary = Adversary(channels, discriminator_learning_rate, self.args.seed, self.args.device)
         if ema_decay:
-            self._check_averaging()
+            check_decay(ema_decay, self._splitter)
             self.add_callback(AveragingCallback(self))
         datasets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
         videos = {name: annotated_videos(dataset) for name, dataset in datasets.items()}
@@ -262,40 +255,13 @@ class VisTrainer(Trainer):
             self._term_sums, self._term_steps = {}, 0
         super().log(logs, *args, **kwargs)
 
-    # ---------------------------------------------------------------------------------------------------- averaging
-
-    def _check_averaging(self) -> None:
-        if not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay is {self.ema_decay}; expected a number from 0, for none, to below 1")
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            kind = "FSDP" if self.is_fsdp_enabled else "DeepSpeed"
-            raise ValueError(
-                f"ema_decay is {self.ema_decay} with {kind}, whose processes hold parts of the weights; expected one "
-                f"process, or several with DDP: leave ema_decay out, or start the processes without {kind}"
-            )
-
     def update_average(self) -> None:
         """Take the weights as they are into their average."""
         if self.averaged is None:
-            # Statistics of batch norms are averaged like the weights that they belong to.
-            average = get_ema_multi_avg_fn(self.ema_decay)
-            self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+            self.averaged = new_average(self.model, self.ema_decay)
         self.averaged.update_parameters(self.model)
 
-    @contextmanager
-    def _averaged_weights(self) -> Iterator[None]:
-        """The model with the average, where there is one, in the place of the weights in training."""
-        if self.averaged is None:
-            yield
-            return
-        trained = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.model.load_state_dict(self.averaged.module.state_dict())
-        try:
-            yield
-        finally:
-            self.model.load_state_dict(trained)
-
-    # -------------------------------------------------------------------------------------------------- checkpoints
+    # ------------------------------------------------------------------------------------------------------ the run
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """
@@ -310,20 +276,14 @@ class VisTrainer(Trainer):
 
     def _train(self, resume_from_checkpoint: str | bool | None, *args, **kwargs):
         if resume_from_checkpoint is True:
-            folder = Path(self.args.output_dir)
-            resume_from_checkpoint = last_checkpoint(folder)
-            if resume_from_checkpoint is None:
-                raise ValueError(
-                    f"{folder} has no complete checkpoint to resume from; expected a folder "
-                    f"{PREFIX_CHECKPOINT_DIR}-N: check output_dir, or train from the start"
-                )
-            for later, what in damaged_checkpoints(folder):
-                if steps_of(later) > steps_of(resume_from_checkpoint):
-                    logger.warning(f"{later} is passed over: {what}")
+            resume_from_checkpoint = checkpoint_to_resume(self.args.output_dir)
         if resume_from_checkpoint:
-            self._check_resumable(Path(resume_from_checkpoint))
-        earlier = None if resume_from_checkpoint else last_checkpoint(self.args.output_dir)
-        if earlier is not None:
+            check_undamaged(resume_from_checkpoint)
+            if self._splitter is None:  # the others have files of their own
+                warn_of_missing_states(
+                    resume_from_checkpoint, self.args.process_index if self.args.world_size > 1 else None
+                )
+        elif (earlier := last_checkpoint(self.args.output_dir)) is not None:
             logger.warning(
                 f"{earlier} is of an earlier run, and resume_from_checkpoint=True goes on from the checkpoint of the "
                 "most steps: remove it, or choose another output_dir, to keep the runs apart"
@@ -341,31 +301,20 @@ class VisTrainer(Trainer):
         self.cost = f"{output.metrics['train_runtime'] / 60:.1f} minutes for {steps} steps"
         return output
 
-    def _check_resumable(self, checkpoint: Path) -> None:
-        """Say what a checkpoint lacks to go on from it as if the run had not been stopped."""
-        if checkpoint.is_dir() and (what := damage(checkpoint)):
-            raise ValueError(f"{checkpoint} can't be resumed from: {what}")
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # which have files of their own
-            return
-        rank = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
-        names = (OPTIMIZER_NAME, SCHEDULER_NAME, f"rng_state{rank}.pth")
-        missing = [name for name in names if not (checkpoint / name).is_file()]
-        if checkpoint.is_dir() and missing:
-            logger.warning(
-                f"{checkpoint} has no {', '.join(missing)}: what belongs there starts anew, so that the run will not "
-                "end with the parameters of one that was never stopped"
-            )
+    @property
+    def _splitter(self) -> str | None:
+        """What splits the weights over processes, if anything does."""
+        return "FSDP" if self.is_fsdp_enabled else "DeepSpeed" if self.is_deepspeed_enabled else None
 
     def _has_all_steps(self, checkpoint: str | Path) -> bool:
         # Without max_steps a run ends with an epoch, which every Trainer recognises.
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled or not is_complete(Path(checkpoint)):
+        if self._splitter is not None or not is_complete(Path(checkpoint)):
             return False
-        steps = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME))).global_step
-        return steps >= self.args.max_steps > 0
+        return state_of(checkpoint).global_step >= self.args.max_steps > 0
 
     def _take_over(self, checkpoint: str | Path) -> TrainOutput:
         """What a finished run ended with; a Trainer would take one more step."""
-        self.state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
+        self.state = state_of(checkpoint)
         best = self.state.best_model_checkpoint
         if self.args.load_best_model_at_end and best is not None and Path(best).is_dir():
             self._load_best_model()
@@ -374,33 +323,21 @@ class VisTrainer(Trainer):
         logger.warning(f"{checkpoint} has all of its {self.args.max_steps} steps: there is nothing left to train")
         return TrainOutput(self.state.global_step, 0.0, {})
 
+    def save_model(self, *args, **kwargs):
+        """Save the model, with the averaged weights where there are such."""
+        with averaged_weights(self.model, self.averaged):
+            super().save_model(*args, **kwargs)
+
+    # ---------------------------------------------------------- private methods of Trainer, tested to be still there
+
     def _save_checkpoint(self, model, trial):
-        # The state of the Trainer is written last, so a folder that has it is complete.
         folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        if self.args.should_save:
-            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
-        try:
+        with saving(folder, self.args.should_save):
             super()._save_checkpoint(model, trial)
-        except BaseException as error:
-            if self.args.should_save and not is_complete(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-            # safetensors and PyTorch have errors of their own for a file that can't be written
-            if isinstance(error, OSError | SafetensorError) or "inline_container" in str(error):
-                told = " ".join(str(error).split())
-                raise OSError(
-                    f"{folder} can't be saved ({told}); the checkpoints before it are kept: make room, and resume "
-                    "from the last one"
-                ) from error
-            raise
 
     def _save_rng_state(self, output_dir):
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()  # each process has its own, and all belong to a complete checkpoint
-
-    def save_model(self, *args, **kwargs):
-        """Save the model, with the averaged weights where there are such."""
-        with self._averaged_weights():
-            super().save_model(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         with told_in_words(resume_from_checkpoint):
@@ -449,13 +386,13 @@ class VisTrainer(Trainer):
             dataset = self.eval_dataset[dataset]
         videos = annotated_videos(dataset)
         if videos is None:
-            with self._averaged_weights():
+            with averaged_weights(self.model, self.averaged):
                 return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
         self._memory_tracker.start()
         start = time.time()
         self._check_evaluation(videos)
-        with self._averaged_weights():
+        with averaged_weights(self.model, self.averaged):
             numbers = self._measure(videos, metric_key_prefix)
         self._evaluations[metric_key_prefix] = Evaluation(
             dataset=metric_key_prefix.removeprefix("eval").lstrip("_"),
@@ -546,6 +483,41 @@ class VisTrainer(Trainer):
         """Steps of training behind the weights that the model has."""
         return self.state.global_step if self._best_step is None else self._best_step
 
+    def training_facts(self, source: str, data: Sequence[str]) -> dict[str, Any]:
+        """
+        How the model was trained, by the names of a card.
+
+        Args:
+            source: checkpoint that it started from, or an empty string. Of a path, the last part is told.
+            data: names of the training data.
+        """
+        args, clips = self.args, self.train_dataset
+        device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type
+        schedule = args.lr_scheduler_type.value
+        if self.lr_drops:
+            schedule = f"a tenth after {' and '.join(map(str, self.lr_drops))} (steps, or shares of the training)"
+        scales = f"backbone x{self.backbone_lr_scale}, offsets and reference points x{self.sampling_lr_scale}"
+        facts = {
+            "data": ", ".join(data),
+            "started from": Path(source).name,
+            "steps": self.step_of_weights,
+            "time": self.cost,
+            "devices": f"{args.world_size} x {device}",
+            "clips in an epoch": len(clips) if hasattr(clips, "__len__") else None,
+            "frames of a clip": getattr(clips, "num_frames", None),
+            "clips a step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "optimizer": f"{args.optim.value}, weight decay {args.weight_decay}, "
+            f"gradient norm up to {args.max_grad_norm}",
+            "learning rate": f"{args.learning_rate}, {scales}",
+            "schedule": f"{schedule}, warmup {args.warmup_steps:g}",
+            "precision": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
+            "adversarial loss": self.adversarial or None,
+            "average of the weights": self.ema_decay or None,
+            "seed": args.seed,
+            "versions": f"transformers {transformers.__version__}, torch {torch.__version__}",
+        }
+        return {name: value for name, value in facts.items() if value not in (None, "")}
+
     def create_model_card(
         self,
         language: str | None = None,
@@ -587,7 +559,7 @@ class VisTrainer(Trainer):
             config.model_type,
             self.model.num_parameters(),
             [config.id2label[label] for label in sorted(config.id2label)],
-            training_facts(self, source, dataset or dataset_tags or []),
+            self.training_facts(source, dataset or dataset_tags or []),
             evaluations,
             language=language,
             license=license,
@@ -598,100 +570,6 @@ class VisTrainer(Trainer):
         write_card(card, Path(self.args.output_dir, "README.md"))
 
 
-class AveragingCallback(TrainerCallback):
-    """Averages the weights of a [`VisTrainer`] after every step."""
-
-    def __init__(self, trainer: VisTrainer):
-        self.trainer = trainer
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.trainer.update_average()
-
-
-class BarCallback(ProgressCallback):
-    """The progress bar alone, without the logs."""
-
-    def on_log(self, *args, **kwargs):
-        pass
-
-
-class StepCallback(TrainerCallback):
-    """Says at every log of the loss how far the training is, and how long it will take."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.start = time.monotonic(), state.global_step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.start[1] + 1:  # the first step takes longer: it builds and loads what all need
-            self.first_seconds = time.monotonic() - self.start[0]
-            self.start_of_second = time.monotonic()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero:
-            return
-        if "loss" not in logs:
-            return tqdm.write(str({name: value for name, value in logs.items() if name != "total_flos"}))
-        steps = state.global_step - self.start[1]
-        seconds = (time.monotonic() - self.start_of_second) / (steps - 1) if steps > 1 else self.first_seconds
-        tqdm.write(step_line(state.global_step, state.max_steps, logs, seconds))
-
-
-def step_line(step: int, steps: int, logs: dict[str, float], seconds: float) -> str:
-    """Where a training is, as text: step, loss, learning rate, seconds of a step, and what is left at this speed."""
-    left = round((steps - step) * seconds)
-    hours, minutes = divmod(left // 60, 60)
-    duration = f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{left} s"
-    rate = f"  learning rate {logs['learning_rate']:.1e}" if "learning_rate" in logs else ""
-    return f"step {step}/{steps}  loss {float(logs['loss']):.3f}{rate}  {seconds:.2f} s/step  {duration} left"
-
-
-def report_steps(trainer: Trainer) -> None:
-    """Let a trainer on a terminal say a line at every log, in the place of all its numbers."""
-    if trainer.pop_callback(ProgressCallback):
-        trainer.add_callback(BarCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(StepCallback)
-
-
-def read_drops(drops: Sequence[float | str]) -> list[Fraction]:
-    """
-    Numbers of steps, or shares of the training below 1.
-
-    Raises:
-        ValueError: for what is no positive number.
-    """
-    try:
-        numbers = [Fraction(drop) for drop in drops]
-    except (ValueError, ZeroDivisionError):
-        numbers = [Fraction(0)]
-    if any(number <= 0 for number in numbers):
-        raise ValueError(
-            f'lr_drops is {list(drops)}; expected steps such as 6000, or shares of the training such as "4/12" or 0.25'
-        )
-    return numbers
-
-
-def step_schedule(optimizer: torch.optim.Optimizer, drops: list[int], warmup_steps: int) -> LambdaLR:
-    """Learning rates that rise from 0 in `warmup_steps` and fall to a tenth after each of `drops`, ascending steps."""
-    return LambdaLR(optimizer, partial(_step_factor, drops=drops, warmup_steps=warmup_steps))
-
-
-def _step_factor(step: int, drops: list[int], warmup_steps: int) -> float:
-    rise = step / warmup_steps if step < warmup_steps else 1.0
-    return rise * 0.1 ** bisect_right(drops, step)
-
-
-@contextmanager
-def progress_bars(shown: bool) -> Iterator[None]:
-    """With or without progress bars, whatever the setting outside."""
-    before = logging.is_progress_bar_enabled()
-    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
-    try:
-        yield
-    finally:
-        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
-
-
 def annotated_videos(dataset: Any) -> "Dataset | None":
     """The data set of [`load_vis_dataset`] that this is or, as [`VideoClips`], draws from; None if there is none."""
     if not hasattr(dataset, "column_names"):
@@ -700,116 +578,4 @@ def annotated_videos(dataset: Any) -> "Dataset | None":
     return dataset if columns <= set(getattr(dataset, "column_names", ())) else None
 
 
-def damage(checkpoint: Path) -> str | None:
-    """What keeps a run from going on from a checkpoint, or None if it was saved to its end and is whole."""
-    try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
-    except (OSError, ValueError):  # it comes last
-        return f"{TRAINER_STATE_NAME} is missing or incomplete, so it was not saved to its end"
-    try:
-        check_weights(checkpoint)
-        for pattern in ("*.pt", "*.pth", "*.safetensors"):
-            for path in checkpoint.glob(pattern):
-                check_weights_file(path)
-    except (OSError, ValueError) as error:
-        return str(error)
-    return None
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was saved to its end, and its files are whole."""
-    return damage(checkpoint) is None
-
-
-def steps_of(checkpoint: str | Path) -> int | None:
-    """The steps of training behind a checkpoint, by its name; None for what is none."""
-    number = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", Path(checkpoint).name)
-    return int(number[1]) if number else None
-
-
-def damaged_checkpoints(folder: str | Path) -> list[tuple[Path, str]]:
-    """The checkpoints in an output folder that no run can go on from, with the reasons."""
-    paths = [path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if steps_of(path) is not None]
-    return [(path, what) for path in sorted(paths, key=steps_of) if (what := damage(path))]
-
-
-def last_checkpoint(folder: str | Path) -> str | None:
-    """The complete checkpoint of the most steps in an output folder, or None."""
-    paths = Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    complete = [path for path in paths if steps_of(path) is not None and is_complete(path)]
-    return str(max(complete, key=steps_of)) if complete else None
-
-
-@contextmanager
-def output_lock(folder: str | Path, needed: bool = True) -> Iterator[None]:
-    """
-    Keep other runs out of an output folder; the end of the process, whatever it is, lets them in again.
-
-    Args:
-        folder: of a run, which may enter again.
-        needed: whether this process writes there.
-
-    Raises:
-        ValueError: when another run has it.
-    """
-    if not needed:
-        yield
-        return
-    path = Path(folder, ".training.lock")
-    lock = FileLock(path, timeout=0, is_singleton=True)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(
-            f"another run is writing into {folder}: choose another output_dir, or wait for its end"
-        ) from error
-    except OSError as error:  # not every file system has locks
-        logger.warning(f"{folder} can't be locked ({error}): keep other runs out of it")
-        yield
-        return
-    try:
-        yield
-    finally:
-        if lock.lock_counter == 1:
-            with suppress(OSError):  # some systems keep what is open
-                path.unlink()
-        lock.release()
-
-
-def load_for_training(checkpoint: str | Path, **settings) -> PreTrainedModel:
-    """
-    A model to fine-tune. Heads of another number of classes start anew.
-
-    Args:
-        checkpoint: folder or Hub name.
-        settings: what to change in its configuration, such as `id2label`. With another `model_type` than the
-            checkpoint's the model is of that type and its default settings, and has the weights that both have in
-            common: an MS-STS VIS model starts as exactly the SeqFormer of the checkpoint.
-
-    Raises:
-        FileNotFoundError: if there is no such checkpoint.
-        ValueError: for a `model_type` or a setting that is not known.
-    """
-    check_checkpoint(checkpoint)
-    config = AutoConfig.from_pretrained(checkpoint)
-    model_type = settings.pop("model_type", config.model_type)
-    if model_type not in CONFIG_MAPPING:
-        raise ValueError(f'model_type is {model_type!r}; expected one such as "msstsvis" or "seqformer"')
-    unknown = [name for name in settings if not hasattr(config, name)]
-    if unknown:
-        raise ValueError(f"the configuration of {checkpoint} has no {', '.join(unknown)}; expected arguments of it")
-    if model_type == config.model_type:
-        config = AutoConfig.from_pretrained(checkpoint, **settings)
-    else:
-        defaults = type(config)().to_dict()
-        chosen = {name: value for name, value in config.to_dict().items() if value != defaults.get(name)}
-        for name in ("architectures", "transformers_version"):
-            chosen.pop(name, None)
-        config = CONFIG_MAPPING[model_type](**(chosen | settings))
-    return AutoModelForVideoInstanceSegmentation.from_pretrained(
-        checkpoint, config=config, ignore_mismatched_sizes=True
-    )
-
-
-__all__ = ["VisTrainer", "last_checkpoint", "load_for_training"]
+__all__ = ["VisTrainer", "load_for_training"]
