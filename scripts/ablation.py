@@ -24,7 +24,8 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from transformers_msstsvis import MsstsVisVideoProcessor
-from transformers_msstsvis.data.clips import ClipCollator, VideoClips
+from transformers_msstsvis.data.clips import VideoClips
+from transformers_msstsvis.data.collator import ClipCollator
 from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.evaluation import evaluate_model
 from transformers_msstsvis.evaluation.tables import OVERALL
@@ -187,12 +188,13 @@ def make_trainer(
         report_to="none",
         disable_tqdm=True,
     )
+    processor = MsstsVisVideoProcessor(size={"shortest_edge": SIZE, "longest_edge": SIZE})
     return VisTrainer(
         model=model,
         args=training,
         train_dataset=VideoClips(videos, num_frames=args.num_frames, seed=seed),
-        data_collator=ClipCollator(),
-        processing_class=MsstsVisVideoProcessor(size={"shortest_edge": SIZE, "longest_edge": SIZE}),
+        data_collator=ClipCollator(processor),
+        processing_class=processor,
         backbone_lr_scale=1.0,
         sampling_lr_scale=0.5,
         **settings,

@@ -11,9 +11,14 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from tests.tiny import tiny_config, tiny_model
-from transformers_msstsvis import AutoModelForVideoInstanceSegmentation, MsstsVisForVideoInstanceSegmentation
+from transformers_msstsvis import (
+    AutoModelForVideoInstanceSegmentation,
+    MsstsVisForVideoInstanceSegmentation,
+    MsstsVisVideoProcessor,
+)
 from transformers_msstsvis.commands import train
-from transformers_msstsvis.data.clips import ClipCollator, VideoClips
+from transformers_msstsvis.data.clips import VideoClips
+from transformers_msstsvis.data.collator import ClipCollator
 from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.evaluation import category_ids
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
@@ -49,7 +54,7 @@ def trainer(annotations, folder, steps, **arguments):
         model=MsstsVisForVideoInstanceSegmentation(tiny_config(**labels)),
         args=TrainingArguments(**{**settings, **arguments}),
         train_dataset=clips,
-        data_collator=ClipCollator(),
+        data_collator=ClipCollator(MsstsVisVideoProcessor()),
     )
 
 
@@ -148,8 +153,6 @@ def test_evaluate_script_survives_a_missing_frame(annotations, tmp_path):
     broken = annotations.with_name("broken.json")
     broken.write_text(json.dumps(dataset))
     tiny_model().save_pretrained(tmp_path)
-    from transformers_msstsvis import MsstsVisVideoProcessor
-
     MsstsVisVideoProcessor(size={"shortest_edge": 64, "longest_edge": 64}).save_pretrained(tmp_path)
     done = run("evaluate.py", "--model", tmp_path, "--dataset", broken)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -8,10 +8,12 @@ from tests.tiny import moving_square, tiny_config, tiny_model
 from tests.training.training_runs import Gradients, SquareClips, make_trainer, tiny_for_training
 from transformers_msstsvis import (
     MsstsVisForVideoInstanceSegmentation,
+    MsstsVisVideoProcessor,
     SeqFormerConfig,
     SeqFormerForVideoInstanceSegmentation,
 )
-from transformers_msstsvis.data.clips import ClipCollator, VideoClips
+from transformers_msstsvis.data.clips import VideoClips
+from transformers_msstsvis.data.collator import ClipCollator
 from transformers_msstsvis.data.sampling import EpochCallback
 from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.training import load_for_training
@@ -146,7 +148,7 @@ def test_from_seqformer_a_model_starts_as_it(tmp_path):
         before, after = seqformer(pixels), model.eval()(pixels)
     for name in ("logits", "pred_boxes", "pred_masks"):
         torch.testing.assert_close(after[name], before[name], rtol=1e-4, atol=1e-4)
-    outputs = model.train()(**ClipCollator()([SquareClips([2])[0]]))
+    outputs = model.train()(**ClipCollator(MsstsVisVideoProcessor())([SquareClips([2])[0]]))
     outputs.loss.backward()
     gates = ("temporal_attn.up.weight", "box_temporal_attn.attention.o_proj.weight")
     new = [parameter for name, parameter in model.named_parameters() if name.endswith(gates)]

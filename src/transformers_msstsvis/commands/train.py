@@ -70,7 +70,8 @@ class Arguments:
         default=None, metadata={"help": "Resize frames to this; their own size if unset."}
     )
     sampling: str = field(
-        default="window", metadata={"help": "How frames are drawn: window, published, strided or consecutive."}
+        default="window",
+        metadata={"help": "How frames are drawn: window, published, strided, wrapped or consecutive."},
     )
     stride: int = field(default=1, metadata={"help": "Frames from one frame of a clip to the next, with strided."})
     augmentation: str | None = field(
@@ -223,7 +224,7 @@ def make_trainer(arguments: Arguments, training: "TrainingArguments") -> "VisTra
     from transformers import AutoConfig, set_seed
 
     from .. import AutoModelForVideoInstanceSegmentation, MsstsVisVideoProcessor
-    from ..data.clips import ClipCollator
+    from ..data.collator import ClipCollator
     from ..training import VisTrainer, load_for_training
     from ..training.progress import report_steps
 
@@ -251,7 +252,7 @@ def make_trainer(arguments: Arguments, training: "TrainingArguments") -> "VisTra
         args=training,
         train_dataset=clips,
         eval_dataset=videos,
-        data_collator=ClipCollator(),
+        data_collator=ClipCollator(processor),
         processing_class=processor,
         backbone_lr_scale=arguments.backbone_lr_scale,
         sampling_lr_scale=arguments.sampling_lr_scale,
