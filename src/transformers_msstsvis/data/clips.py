@@ -224,7 +224,7 @@ class VideoClips(Clips):
     def read(self, row: int, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         Frames of a video as they are: pixels `(T, 3, H, W)` uint8, masks `(n, T, H, W)` bool and class labels `(n,)`
-        of all its instances.
+        of all its instances. Frames come in any order, and more than once.
         """
         video = self._rows[row]
         given, (frames, places) = frames, np.unique(frames, return_inverse=True)
