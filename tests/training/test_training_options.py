@@ -74,6 +74,15 @@ def test_without_the_discriminator_nothing_of_it_is_made(tmp_path):
     assert not [name for name in run.state.log_history[0] if "adversarial" in name or "discriminator" in name]
 
 
+def test_a_model_that_shows_no_masks_to_a_discriminator_is_refused(tmp_path):
+    model = SeqFormerForVideoInstanceSegmentation(tiny_config(SeqFormerConfig))
+    with pytest.raises(
+        ValueError, match=r"adversarial is 0.1, and SeqFormer.* has no method foregrounds .* expected 0"
+    ):
+        make_trainer(None, tmp_path, model, trainer={"adversarial": 0.1})
+    assert make_trainer(None, tmp_path, model).adversary is None
+
+
 def test_every_loss_term_is_logged(tmp_path):
     run = make_trainer(SquareClips([1, 2]), tmp_path, max_steps=1, trainer={"adversarial": 0.1})
     run.train()
@@ -161,6 +170,10 @@ def test_from_seqformer_a_model_starts_as_it(tmp_path):
     [
         ({"model_type": "vistor"}, "model_type is 'vistor'; expected one such as"),
         ({"num_querries": 5}, "has no num_querries; expected arguments of it"),
+        (
+            {"model_type": "detr"},
+            r"is a msstsvis, which has nothing to start a detr from; expected a checkpoint of a detr",
+        ),
     ],
 )
 def test_wrong_settings(settings, message, tmp_path):

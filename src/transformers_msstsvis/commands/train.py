@@ -242,7 +242,7 @@ def make_trainer(arguments: Arguments, training: "TrainingArguments") -> "VisTra
     else:
         model = load_for_training(arguments.model, **settings)
     if arguments.pretrained_backbone:
-        model.model.backbone.load_pretrained(arguments.pretrained_backbone)
+        model.load_pretrained_backbone(arguments.pretrained_backbone)
     processor = MsstsVisVideoProcessor(size=inference_size(arguments, clips))
     videos = None
     if arguments.eval_dataset:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -174,8 +174,15 @@ def run_settings(
         "dataset": str(Path(dataset_path).resolve()),
         "the dataset's videos": hashlib.sha256(asked).hexdigest()[:16],
         **arguments,
-        "version": version(__name__.partition(".")[0]),
+        "version": _version(),
     }
+
+
+def _version() -> str:
+    try:
+        return version(__name__.partition(".")[0])
+    except PackageNotFoundError:  # a folder on the path, not installed
+        return "0"
 
 
 def read_results(path: str | Path) -> list[Any]:

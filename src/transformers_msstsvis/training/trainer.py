@@ -29,7 +29,6 @@ from ..data.loading import categories_of
 from ..data.sampling import EpochCallback
 from ..evaluation import category_ids, measure, prediction_sheet
 from ..evaluation.tables import NUMBERS
-from ..models.msstsvis.discriminator_msstsvis import Adversary, foregrounds
 from ..pipelines import VideoInstanceSegmentationPipeline
 from ..results.video_instances import VideoInstances
 from .averaging import TRAINED_WEIGHTS_NAME, AveragingCallback, averaged_weights, check_decay, new_average
@@ -53,8 +52,6 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-SLOW_MODULES = ("sampling_offsets", "reference_points")
-
 
 class VisTrainer(Trainer):
     """
@@ -71,8 +68,8 @@ class VisTrainer(Trainer):
         sampling_lr_scale: learning rate of sampling offsets and reference points relative to the others'. Published:
             0.1.
         adversarial: weight of the adversarial loss, which makes predicted masks look like labelled ones to a
-            discriminator ([`PatchDiscriminator`]); 0, the default, goes without. The discriminator is saved with every
-            checkpoint and is no part of the model.
+            discriminator ([`PatchDiscriminator`]); 0, the default, goes without. Only for models that can show it
+            their masks (`foregrounds`). The discriminator is saved with every checkpoint and is no part of the model.
         discriminator_learning_rate: of the discriminator, with the schedule of the model.
         lr_drops: when all learning rates fall to a tenth, in the place of `lr_scheduler_type` and after
             `warmup_steps`: numbers of steps or, below 1, shares of the training, `"4/12"` being after the fourth of
@@ -92,9 +89,9 @@ class VisTrainer(Trainer):
     Raises:
         ValueError: when the classes of the model are not those of the data set for evaluation, its frames are
             embedded, or there is no `processing_class` for it; for a `metric_for_best_model` that its evaluation does
-            not give; for an `eval_max_frames` or `eval_top_k` below 1, or a negative `adversarial`; for `lr_drops`
-            that are no positive numbers; for an `ema_decay` that is not in `[0, 1)`, or one together with FSDP or
-            DeepSpeed, which split the weights.
+            not give; for an `eval_max_frames` or `eval_top_k` below 1, a negative `adversarial`, or one for a model
+            without `foregrounds`; for `lr_drops` that are no positive numbers; for an `ema_decay` that is not in
+            `[0, 1)`, or one together with FSDP or DeepSpeed, which split the weights.
         FloatingPointError: in training, when a loss is not finite.
     """
 
@@ -134,8 +131,12 @@ class VisTrainer(Trainer):
             self.add_callback(EpochCallback())
         self.adversary = None
         if adversarial:
-            channels = self.model.config.d_model
-            self.adversary = Adversary(channels, discriminator_learning_rate, self.args.seed, self.args.device)
+            if not hasattr(self.model, "foregrounds"):
+                raise ValueError(
+                    f"adversarial is {adversarial}, and {type(self.model).__name__} has no method foregrounds to "
+                    "show its masks to a discriminator; expected 0 for this model"
+                )
+            self.adversary = self.model.make_adversary(discriminator_learning_rate, self.args.seed, self.args.device)
         if ema_decay:
             check_decay(ema_decay, self._splitter)
             self.add_callback(AveragingCallback(self))
@@ -156,7 +157,7 @@ class VisTrainer(Trainer):
     # ------------------------------------------------------------------------------------------------- optimisation
 
     def create_optimizer(self, model=None):
-        """Three groups: the rest, the backbone, and sampling offsets with reference points."""
+        """A group for each learning rate, which `lr_group` of the model tells by the names of parameters."""
         model = self.model if model is None else model
         if self.optimizer is None:
             groups: dict[float, list[torch.nn.Parameter]] = {}
@@ -178,9 +179,8 @@ class VisTrainer(Trainer):
         return self.optimizer
 
     def _lr_scale(self, name: str) -> float:
-        if ".backbone." in name:
-            return self.backbone_lr_scale
-        return self.sampling_lr_scale if any(module in name for module in SLOW_MODULES) else 1.0
+        scales = {"backbone": self.backbone_lr_scale, "sampling": self.sampling_lr_scale}
+        return scales.get(self.accelerator.unwrap_model(self.model).lr_group(name), 1.0)
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """One for the model and, of the same kind, one for the discriminator, constant if it depends on a metric."""
@@ -216,7 +216,9 @@ class VisTrainer(Trainer):
             terms = dict(outputs.loss_dict)
             self._check_finite(loss, terms, inputs)
             if self.adversary is not None:
-                seen = foregrounds(outputs, inputs["pixel_values_videos"], inputs["labels"], inputs.get("pixel_mask"))
+                seen = self.accelerator.unwrap_model(model).foregrounds(
+                    outputs, inputs["pixel_values_videos"], inputs["labels"], inputs.get("pixel_mask")
+                )
                 fooling, telling = self.adversary.losses(seen, self.current_gradient_accumulation_steps)
                 terms |= {"loss_adversarial": fooling, "loss_discriminator": telling}
                 loss = loss + self.adversarial * fooling
