@@ -21,15 +21,16 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedModel, TrainingArguments, pipeline, set_seed
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from transformers_msstsvis import MsstsVisVideoProcessor
-from transformers_msstsvis.data.clips import ClipCollator, VideoClips
+from transformers_msstsvis.data.clips import VideoClips
+from transformers_msstsvis.data.collator import ClipCollator
 from transformers_msstsvis.data.synthetic import make_synthetic
-from transformers_msstsvis.evaluation.predictions import find_frames, predict_dataset, read_ground_truth
-from transformers_msstsvis.metrics.ytvis_map import YtvisMeanAveragePrecision
-from transformers_msstsvis.pipelines import SAMPLE_MODEL, TASK
-from transformers_msstsvis.training.trainer import VisTrainer, load_for_training
+from transformers_msstsvis.evaluation import evaluate_model
+from transformers_msstsvis.evaluation.tables import OVERALL
+from transformers_msstsvis.pipelines import SAMPLE_MODEL
+from transformers_msstsvis.training import VisTrainer, load_for_training
 
 
 class Variant(NamedTuple):
@@ -45,7 +46,6 @@ VARIANTS = {
     "decoder": Variant("+ decoder temporal attention", encoder=True, decoder=True, adversarial=False),
     "adversarial": Variant("+ adversarial loss", encoder=True, decoder=True, adversarial=True),
 }
-NUMBERS = ("AP", "AP50", "AP75", "AR1", "AR10")
 # The bundled checkpoint has seen the seeds 0 to 2.
 START_SEED, TRAIN_SEED, EVAL_SEED = 101, 102, 103
 SIZE = 128  # pixels, height and width
@@ -188,12 +188,13 @@ def make_trainer(
         report_to="none",
         disable_tqdm=True,
     )
+    processor = MsstsVisVideoProcessor(size={"shortest_edge": SIZE, "longest_edge": SIZE})
     return VisTrainer(
         model=model,
         args=training,
         train_dataset=VideoClips(videos, num_frames=args.num_frames, seed=seed),
-        data_collator=ClipCollator(),
-        processing_class=MsstsVisVideoProcessor(size={"shortest_edge": SIZE, "longest_edge": SIZE}),
+        data_collator=ClipCollator(processor),
+        processing_class=processor,
         backbone_lr_scale=1.0,
         sampling_lr_scale=0.5,
         **settings,
@@ -202,13 +203,8 @@ def make_trainer(
 
 def evaluate(folder: Path, annotations: Path) -> dict[str, float]:
     """The official numbers of the model in `folder`."""
-    segmenter = pipeline(TASK, model=str(folder))
-    dataset = read_ground_truth(annotations)
-    metric = YtvisMeanAveragePrecision(dataset)
-    for predictions in predict_dataset(segmenter, dataset, find_frames(annotations, dataset)):
-        metric.update(predictions)
-    numbers = metric.compute()
-    return {name: numbers[name] for name in NUMBERS}
+    numbers = evaluate_model(annotations, folder)
+    return {name: numbers[name] for name in OVERALL}
 
 
 def format_table(runs: list[dict[str, Any]]) -> str:
@@ -216,7 +212,7 @@ def format_table(runs: list[dict[str, Any]]) -> str:
     lines = ["| variant | AP | AP50 | AR10 | parameters |", "|---|---|---|---|---|"]
     for name, variant in VARIANTS.items():
         chosen = [run for run in runs if run["variant"] == name]
-        values = {number: [100 * run[number] for run in chosen] for number in NUMBERS}
+        values = {number: [100 * run[number] for run in chosen] for number in OVERALL}
         spread = (max(values["AP"]) - min(values["AP"])) / 2
         cells = [variant.title, f"{mean(values['AP']):.1f} ± {spread:.1f}"]
         cells += [f"{mean(values[number]):.1f}" for number in ("AP50", "AR10")]

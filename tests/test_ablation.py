@@ -12,7 +12,7 @@ from transformers import set_seed
 from tests.tiny import tiny_model
 from tests.training.training_runs import named
 from transformers_msstsvis.data.synthetic import CLASSES
-from transformers_msstsvis.training.trainer import load_for_training
+from transformers_msstsvis.training import load_for_training
 
 SMALL = "--start_steps 1 --steps 1 --videos 3 --eval_videos 2 --num_frames 2 --seeds 0".split()
 
@@ -70,7 +70,7 @@ def test_a_stopped_run_goes_on_to_the_table(script, checkpoint, tmp_path, monkey
     assert evaluated == ["trunk-0", "encoder-0", "decoder-0", "decoder-0", "adversarial-0"]
     runs = json.loads(results.read_text())["runs"]
     assert runs[:2] == before
-    assert all(0 <= run[number] <= 1 for run in runs for number in script.NUMBERS)
+    assert all(0 <= run[number] <= 1 for run in runs for number in script.OVERALL)
     parameters = [run["parameters"] for run in runs]
     assert parameters[0] < parameters[1] < parameters[2] == parameters[3]
 

@@ -13,7 +13,7 @@ import torch
 
 from transformers_msstsvis import AutoModelForVideoInstanceSegmentation, VideoInstances
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
-from transformers_msstsvis.training.trainer import last_checkpoint
+from transformers_msstsvis.training import last_checkpoint
 
 ROOT = Path(__file__).parents[1]
 STEPS = 20

@@ -10,17 +10,20 @@ import torch
 from PIL import Image
 
 from tests.data.vis_rows import numbered_frames, numbers, rle, vis_dataset
+from transformers_msstsvis import MsstsVisVideoProcessor
 from transformers_msstsvis.data.augmentation import ClipAugmentation
 from transformers_msstsvis.data.clips import (
     MAX_REPLACEMENTS,
-    ClipCollator,
     ClipError,
     VideoClips,
     masks_to_boxes,
 )
+from transformers_msstsvis.data.collator import ClipCollator
 from transformers_msstsvis.data.loading import embed_frames, load_vis_dataset
 from transformers_msstsvis.data.sampling import window_frames
 from transformers_msstsvis.data.synthetic import CLASSES, make_synthetic, synthetic_video, video_seed
+
+COLLATE = ClipCollator(MsstsVisVideoProcessor())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -94,7 +97,7 @@ def test_collator_pads_in_space_and_time():
         }
         return {"frames": torch.full((T, 3, H, W), 255, dtype=torch.uint8), "labels": labels}
 
-    batch = ClipCollator(size_divisor=32)([clip(2, 30, 40, 1), clip(3, 33, 20, 0)])
+    batch = COLLATE([clip(2, 30, 40, 1), clip(3, 33, 20, 0)])
     assert batch["pixel_values_videos"].shape == (2, 3, 3, 64, 64)
     assert batch["pixel_mask"][0].sum() == 2 * 30 * 40
     assert batch["pixel_mask"][1, 2].sum() == 33 * 20
@@ -103,6 +106,16 @@ def test_collator_pads_in_space_and_time():
     assert batch["labels"][0]["masks"].shape == (1, 3, 64, 64)
     assert batch["labels"][0]["valid"].tolist() == [[True, True, False]]
     assert batch["labels"][1]["boxes"].shape == (0, 3, 4)
+
+
+def test_collator_normalises_as_the_processor(annotations):
+    mean, std = [0.5, 0.25, 0.0], [0.5, 1.0, 2.0]
+    processor = MsstsVisVideoProcessor(image_mean=mean, image_std=std, size_divisor=48)
+    clip = VideoClips(annotations, num_frames=2, flip=False)[0]
+    batch = ClipCollator(processor)([clip])
+    assert batch["pixel_values_videos"].shape == (1, 2, 3, 96, 96)
+    expected = (clip["frames"] / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    torch.testing.assert_close(batch["pixel_values_videos"][0, :, :, :64, :64], expected)
 
 
 def test_missing_files(annotations, tmp_path):
@@ -173,7 +186,7 @@ def test_labels_of_overlapping_and_leaving_instances(videos):
 
 def test_a_clip_without_instances_collates(videos):
     clips = VideoClips(videos, num_frames=3)
-    batch = ClipCollator()([clips[0], clips[1]])
+    batch = COLLATE([clips[0], clips[1]])
     assert [len(labels["class_labels"]) for labels in batch["labels"]] == [2, 0]
     assert batch["labels"][1]["masks"].shape == (0, 3, 32, 32)
     assert batch["labels"][1]["boxes"].shape == (0, 3, 4)
@@ -200,6 +213,7 @@ def test_what_an_index_is_depends_on_the_sampling(videos):
         clips = VideoClips(videos, num_frames=3, flip=False, sampling=sampling, **settings)
         return [(item["video_id"], numbers(item)) for item in map(clips.__getitem__, range(len(clips)))]
 
+    assert drawn("wrapped")[:4] == [(100, [2, 3, 0]), (100, [3, 0, 1]), (100, [0, 1, 2]), (100, [1, 2, 3])]
     assert drawn("consecutive") == [(100, [0, 1, 2]), (100, [3]), (101, [0, 1, 2])]
     published = drawn("published")
     assert [video for video, _ in published] == [100] * 4 + [101] * 3
@@ -251,10 +265,11 @@ def test_a_broken_clip_is_replaced_by_another_one(broken, caplog):
     assert clips.failures["0/2.png"] >= 3
     assert [record.message for record in caplog.records if "0/2.png of video 100 cannot be decoded" in record.message]
     assert len(caplog.records) == 1
-    loader = torch.utils.data.DataLoader(clips, batch_size=2, num_workers=1, collate_fn=ClipCollator())
+    loader = torch.utils.data.DataLoader(clips, batch_size=2, num_workers=1, collate_fn=COLLATE)
     before = clips.failures["0/2.png"]
     assert torch.equal(
-        next(iter(loader))["pixel_values_videos"], ClipCollator()([clips[0], clips[1]])["pixel_values_videos"]
+        next(iter(loader))["pixel_values_videos"],
+        COLLATE([clips[0], clips[1]])["pixel_values_videos"],
     )
     assert clips.failures["0/2.png"] > before + 1  # the worker's and this process's
 

@@ -13,7 +13,8 @@ from transformers_msstsvis.data.clips import ClipError, VideoClips
 from transformers_msstsvis.data.loading import embed_frames, load_vis_dataset
 from transformers_msstsvis.data.pseudo_clips import PseudoClips
 from transformers_msstsvis.data.validate import main
-from transformers_msstsvis.evaluation.predictions import SkippedVideo, _frames_of, find_frames, read_ground_truth
+from transformers_msstsvis.evaluation import SkippedVideo, find_frames, read_ground_truth
+from transformers_msstsvis.evaluation.predictions import _frames_of
 from transformers_msstsvis.video.images import ImageError, image_size, read_image
 
 from .vis_files import rle, write_dataset, write_frame, write_palette, ytvis_content

@@ -14,7 +14,7 @@ import pytest
 
 from transformers_msstsvis.data.loading import dataset_to_ytvis, load_vis_dataset
 from transformers_msstsvis.data.validate import validate
-from transformers_msstsvis.evaluation.predictions import read_ground_truth, read_results
+from transformers_msstsvis.evaluation import read_ground_truth, read_results
 from transformers_msstsvis.metrics.submission import validate_submission
 from transformers_msstsvis.metrics.ytvis_map import YtvisMeanAveragePrecision
 from transformers_msstsvis.results.video_instances import VideoInstances

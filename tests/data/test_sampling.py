@@ -10,7 +10,9 @@ from accelerate.data_loader import prepare_data_loader
 from transformers import Trainer, TrainingArguments
 
 from tests.data.vis_rows import numbered_frames, numbers, vis_dataset
-from transformers_msstsvis.data.clips import ClipCollator, VideoClips
+from transformers_msstsvis import MsstsVisVideoProcessor
+from transformers_msstsvis.data.clips import VideoClips
+from transformers_msstsvis.data.collator import ClipCollator
 from transformers_msstsvis.data.pseudo_clips import COCO_TO_YTVIS_2019
 from transformers_msstsvis.data.sampling import (
     EpochCallback,
@@ -19,8 +21,10 @@ from transformers_msstsvis.data.sampling import (
     published_frames,
     strided_frames,
     window_frames,
+    wrapped_frames,
 )
 
+COLLATE = ClipCollator(MsstsVisVideoProcessor())
 FULL = np.ones((8, 8), dtype=bool)
 
 
@@ -35,6 +39,14 @@ def test_window_frames_are_sorted_and_without_repeats_where_the_video_is_long_en
         near += frames[-1] - frames[0] == 4
     assert 0 < near < 200  # consecutive frames sometimes, not always
     assert window_frames(2, 5, rng).shape == (5,)
+
+
+@pytest.mark.parametrize(("length", "num_frames"), [(12, 5), (5, 12), (4, 4), (1, 3)])
+def test_wrapped_frames_end_at_theirs_and_go_round(length, num_frames):
+    every = list(range(length))
+    for last in every:
+        published = [every[last - (num_frames - 1 - place) % length] for place in range(num_frames)]
+        assert wrapped_frames(length, num_frames, last).tolist() == published
 
 
 def test_window_frames_of_earlier_recipes():
@@ -174,7 +186,11 @@ def test_any_number_of_workers_gives_the_same_clips_and_follows_the_epoch(videos
     def batches(workers):
         clips = VideoClips(videos, num_frames=2, seed=4)
         loader = torch.utils.data.DataLoader(
-            clips, batch_size=4, num_workers=workers, persistent_workers=workers > 0, collate_fn=ClipCollator()
+            clips,
+            batch_size=4,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            collate_fn=COLLATE,
         )
         epochs = []
         for epoch in (0, 1, 5):
@@ -219,7 +235,7 @@ def test_a_run_resumed_within_an_epoch_sees_the_batches_of_an_uninterrupted_one(
         )
         clips = VideoClips(videos, num_frames=2)
         callbacks = [EpochCallback()]
-        Trainer(model, arguments, ClipCollator(), clips, callbacks=callbacks).train(resume_from_checkpoint=resume)
+        Trainer(model, arguments, COLLATE, clips, callbacks=callbacks).train(resume_from_checkpoint=resume)
         return model.batches
 
     whole = train()
@@ -232,7 +248,7 @@ def test_a_run_resumed_within_an_epoch_sees_the_batches_of_an_uninterrupted_one(
 
 def test_epoch_callback_reaches_data_and_sampler_through_every_wrapper(videos):
     clips = VideoClips(videos, num_frames=2)
-    loader = torch.utils.data.DataLoader(clips, batch_size=2, shuffle=True, collate_fn=ClipCollator())
+    loader = torch.utils.data.DataLoader(clips, batch_size=2, shuffle=True, collate_fn=COLLATE)
     for processes in (1, 2):
         prepared = prepare_data_loader(
             loader, num_processes=processes, process_index=0, put_on_device=False, use_seedable_sampler=True

@@ -13,7 +13,7 @@ from transformers_msstsvis.data.clips import VideoClips
 from transformers_msstsvis.data.loading import categories_of, load_vis_dataset
 from transformers_msstsvis.data.pseudo_clips import PseudoClips
 from transformers_msstsvis.data.validate import main
-from transformers_msstsvis.evaluation.predictions import read_ground_truth
+from transformers_msstsvis.evaluation import read_ground_truth
 from transformers_msstsvis.metrics.ytvis_map import YtvisMeanAveragePrecision, read_json
 
 from .test_loading import coco_content, coco_video_content

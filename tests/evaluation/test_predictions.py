@@ -19,11 +19,14 @@ from tests.test_pipelines import small_processor
 from tests.tiny import tiny_model
 from transformers_msstsvis.commands import evaluate as script
 from transformers_msstsvis.data.synthetic import make_synthetic
-from transformers_msstsvis.evaluation import predictions as evaluation
-from transformers_msstsvis.evaluation.predictions import (
+from transformers_msstsvis.evaluation import (
+    category_ids,
+    evaluate,
     find_frames,
     format_table,
+    ground_truth,
     predict_dataset,
+    predictions,
     read_ground_truth,
     rich_tables,
 )
@@ -59,7 +62,8 @@ def annotations(tmp_path_factory) -> Path:
 @pytest.fixture
 def warnings(monkeypatch) -> list[str]:
     messages = []
-    monkeypatch.setattr(evaluation.logger, "warning", messages.append)
+    for module in (ground_truth, predictions):
+        monkeypatch.setattr(module.logger, "warning", messages.append)
     return messages
 
 
@@ -171,14 +175,16 @@ def test_rows_of_a_dataset_as_ground_truth(annotations, whole):
 
 @pytest.mark.parametrize("embedded", [False, True])
 def test_a_dataset_is_evaluated_as_its_file_is(checkpoint, annotations, whole, tmp_path, embedded):
-    from transformers_msstsvis.data.loading import embed_frames, load_vis_dataset
+    from transformers_msstsvis.data.loading import categories_of, embed_frames, load_vis_dataset
 
     dataset = load_vis_dataset(annotations)
     if embedded:
         dataset = embed_frames(dataset)
         dataset = dataset.map(lambda row: {"file_names": [f"gone/{name}" for name in row["file_names"]]})
     segmenter = pipeline("video-instance-segmentation", model=str(checkpoint), device="cpu")
-    results = [result for video in predict_dataset(segmenter, dataset) for result in video]
+    ids = category_ids(segmenter.model.config.id2label, categories_of(dataset))
+    found = zip(dataset["video_id"], predict_dataset(segmenter, dataset), strict=True)
+    results = [result for video_id, instances in found for result in instances.to_ytvis(video_id, ids)]
     assert json.loads(json.dumps(results)) == json.loads(whole)
 
 
@@ -265,9 +271,9 @@ def start(*arguments) -> subprocess.CompletedProcess:
 
 KILLED_AT_THE_FOURTH_VIDEO = """
 import os, runpy, signal, sys
-from transformers_msstsvis.evaluation import predictions as evaluation
+from transformers_msstsvis.evaluation import predictions
 
-predict, calls = evaluation._predict_video, []
+predict, calls = predictions._predict_video, []
 
 def predict_or_die(*arguments):
     calls.append(arguments)
@@ -275,7 +281,7 @@ def predict_or_die(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return predict(*arguments)
 
-evaluation._predict_video = predict_or_die
+predictions._predict_video = predict_or_die
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -295,8 +301,8 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(checkpoint, annotations, 
     assert message in capsys.readouterr().err
 
     predicted = []
-    predict = evaluation._predict_video
-    monkeypatch.setattr(evaluation, "_predict_video", lambda *a: predicted.append(a[1]["id"]) or predict(*a))
+    predict = predictions._predict_video
+    monkeypatch.setattr(predictions, "_predict_video", lambda *a: predicted.append(a[1]["id"]) or predict(*a))
     assert script.main(arguments) == 0
     assert predicted == [video["id"] for video in json.loads(annotations.read_text())["videos"]][3:]
     assert output.read_bytes() == whole
@@ -339,7 +345,7 @@ def test_several_processes_need_a_place_to_share(checkpoint, annotations, monkey
     class State:
         process_index, num_processes, device = 1, 2, "cpu"
 
-    monkeypatch.setattr(script, "processes", lambda device: State)
+    monkeypatch.setattr(evaluate, "processes", lambda device: State)
     assert run(checkpoint, annotations) == 1
     assert (
         "several processes share their results through files beside --output: give --output" in capsys.readouterr().err
@@ -370,8 +376,8 @@ def test_bad_videos_are_skipped_and_tried_again(checkpoint, annotations, tmp_pat
     for name in names[:3]:
         (frames / name).write_bytes((find_frames(annotations, dataset) / name).read_bytes())
     predicted = []
-    predict = evaluation._predict_video
-    monkeypatch.setattr(evaluation, "_predict_video", lambda *a: predicted.append(a[1]["id"]) or predict(*a))
+    predict = predictions._predict_video
+    monkeypatch.setattr(predictions, "_predict_video", lambda *a: predicted.append(a[1]["id"]) or predict(*a))
     assert run(checkpoint, annotations, *settings) == 0
     assert predicted == ids[:2]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("results")] == ["results.json"]
@@ -452,7 +458,7 @@ def test_bad_content_is_named(annotations, tmp_path, capsys):
 def test_wrong_options_are_told_before_the_work(annotations, tmp_path, monkeypatch, capsys, option, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "long.json").write_text("[[1]]")
-    monkeypatch.setattr(script, "predict", None)  # would fail
+    monkeypatch.setattr(evaluate, "_predict", None)  # would fail
     assert script.main(["--dataset", str(annotations), *option]) == 1
     assert message in capsys.readouterr().err
 

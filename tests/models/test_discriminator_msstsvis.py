@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.training.training_runs import SquareClips, tiny_for_training
-from transformers_msstsvis.data.clips import ClipCollator
+from transformers_msstsvis import MsstsVisVideoProcessor
+from transformers_msstsvis.data.collator import ClipCollator
 from transformers_msstsvis.models.msstsvis.discriminator_msstsvis import (
     Adversary,
     Foregrounds,
@@ -35,7 +36,7 @@ def seen(frames=2, channels=8, seed=0, predicted=None):
 @pytest.fixture
 def batch():
     """Videos with two, no and one squares."""
-    return ClipCollator()([SquareClips([2, 0, 1])[index] for index in range(3)])
+    return ClipCollator(MsstsVisVideoProcessor())([SquareClips([2, 0, 1])[index] for index in range(3)])
 
 
 def test_one_logit_per_patch_of_stride_32():

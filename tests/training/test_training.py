@@ -8,16 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from tests.tiny import tiny_config, tiny_model
-from transformers_msstsvis import AutoModelForVideoInstanceSegmentation, MsstsVisForVideoInstanceSegmentation
+from transformers_msstsvis import (
+    AutoModelForVideoInstanceSegmentation,
+    MsstsVisForVideoInstanceSegmentation,
+    MsstsVisVideoProcessor,
+)
 from transformers_msstsvis.commands import train
-from transformers_msstsvis.data.clips import ClipCollator, VideoClips
+from transformers_msstsvis.data.clips import VideoClips
+from transformers_msstsvis.data.collator import ClipCollator
 from transformers_msstsvis.data.synthetic import make_synthetic
-from transformers_msstsvis.evaluation.predictions import category_ids
+from transformers_msstsvis.evaluation import category_ids
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
-from transformers_msstsvis.training.trainer import VisTrainer, step_line
+from transformers_msstsvis.training import VisTrainer
+from transformers_msstsvis.training.progress import step_line
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -48,8 +54,23 @@ def trainer(annotations, folder, steps, **arguments):
         model=MsstsVisForVideoInstanceSegmentation(tiny_config(**labels)),
         args=TrainingArguments(**{**settings, **arguments}),
         train_dataset=clips,
-        data_collator=ClipCollator(),
+        data_collator=ClipCollator(MsstsVisVideoProcessor()),
     )
+
+
+def test_private_methods_that_are_overridden_are_those_of_transformers():
+    own = [name for name in vars(VisTrainer) if name.startswith("_") and not name.startswith("__")]
+    overridden = {
+        "_load_best_model",
+        "_load_from_checkpoint",
+        "_load_optimizer_and_scheduler",
+        "_load_rng_state",
+        "_save_checkpoint",
+        "_save_optimizer_and_scheduler",
+        "_save_rng_state",
+    }
+    assert all(callable(getattr(Trainer, name)) for name in overridden)
+    assert {name for name in own if hasattr(Trainer, name)} == overridden
 
 
 def test_parameter_groups(annotations, tmp_path):
@@ -132,8 +153,6 @@ def test_evaluate_script_survives_a_missing_frame(annotations, tmp_path):
     broken = annotations.with_name("broken.json")
     broken.write_text(json.dumps(dataset))
     tiny_model().save_pretrained(tmp_path)
-    from transformers_msstsvis import MsstsVisVideoProcessor
-
     MsstsVisVideoProcessor(size={"shortest_edge": 64, "longest_edge": 64}).save_pretrained(tmp_path)
     done = run("evaluate.py", "--model", tmp_path, "--dataset", broken)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -20,7 +20,8 @@ from transformers_msstsvis import AutoModelForVideoInstanceSegmentation, MsstsVi
 from transformers_msstsvis.data.loading import load_vis_dataset
 from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
-from transformers_msstsvis.training.trainer import TRAINED_WEIGHTS_NAME, VisTrainer
+from transformers_msstsvis.training import VisTrainer
+from transformers_msstsvis.training.averaging import TRAINED_WEIGHTS_NAME
 
 CLIPS = SquareClips([1, 2, 1])
 DECAY = 0.7
@@ -202,7 +203,15 @@ def test_two_processes_have_the_average_of_one(tmp_path):
     torchrun = str(Path(sys.executable).with_name("torchrun"))
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    command = [torchrun, "--standalone", "--nproc_per_node", "2", "-m", "tests.test_training_ema", tmp_path / "two"]
+    command = [
+        torchrun,
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "tests.training.test_training_ema",
+        tmp_path / "two",
+    ]
     done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     average_of_two_videos(str(tmp_path / "one"))

@@ -8,13 +8,15 @@ from tests.tiny import moving_square, tiny_config, tiny_model
 from tests.training.training_runs import Gradients, SquareClips, make_trainer, tiny_for_training
 from transformers_msstsvis import (
     MsstsVisForVideoInstanceSegmentation,
+    MsstsVisVideoProcessor,
     SeqFormerConfig,
     SeqFormerForVideoInstanceSegmentation,
 )
-from transformers_msstsvis.data.clips import ClipCollator, VideoClips
+from transformers_msstsvis.data.clips import VideoClips
+from transformers_msstsvis.data.collator import ClipCollator
 from transformers_msstsvis.data.sampling import EpochCallback
 from transformers_msstsvis.data.synthetic import make_synthetic
-from transformers_msstsvis.training.trainer import load_for_training
+from transformers_msstsvis.training import load_for_training
 
 
 def first_gradients(folder, **arguments):
@@ -70,6 +72,15 @@ def test_without_the_discriminator_nothing_of_it_is_made(tmp_path):
     run.train()
     assert run.adversary is None
     assert not [name for name in run.state.log_history[0] if "adversarial" in name or "discriminator" in name]
+
+
+def test_a_model_that_shows_no_masks_to_a_discriminator_is_refused(tmp_path):
+    model = SeqFormerForVideoInstanceSegmentation(tiny_config(SeqFormerConfig))
+    with pytest.raises(
+        ValueError, match=r"adversarial is 0.1, and SeqFormer.* has no method foregrounds .* expected 0"
+    ):
+        make_trainer(None, tmp_path, model, trainer={"adversarial": 0.1})
+    assert make_trainer(None, tmp_path, model).adversary is None
 
 
 def test_every_loss_term_is_logged(tmp_path):
@@ -146,7 +157,7 @@ def test_from_seqformer_a_model_starts_as_it(tmp_path):
         before, after = seqformer(pixels), model.eval()(pixels)
     for name in ("logits", "pred_boxes", "pred_masks"):
         torch.testing.assert_close(after[name], before[name], rtol=1e-4, atol=1e-4)
-    outputs = model.train()(**ClipCollator()([SquareClips([2])[0]]))
+    outputs = model.train()(**ClipCollator(MsstsVisVideoProcessor())([SquareClips([2])[0]]))
     outputs.loss.backward()
     gates = ("temporal_attn.up.weight", "box_temporal_attn.attention.o_proj.weight")
     new = [parameter for name, parameter in model.named_parameters() if name.endswith(gates)]
@@ -159,6 +170,10 @@ def test_from_seqformer_a_model_starts_as_it(tmp_path):
     [
         ({"model_type": "vistor"}, "model_type is 'vistor'; expected one such as"),
         ({"num_querries": 5}, "has no num_querries; expected arguments of it"),
+        (
+            {"model_type": "detr"},
+            r"is a msstsvis, which has nothing to start a detr from; expected a checkpoint of a detr",
+        ),
     ],
 )
 def test_wrong_settings(settings, message, tmp_path):

@@ -25,7 +25,7 @@ from transformers_msstsvis.data.clips import VideoClips
 from transformers_msstsvis.data.loading import load_vis_dataset
 from transformers_msstsvis.data.synthetic import CLASSES, SyntheticVideo, synthetic_video
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
-from transformers_msstsvis.training.trainer import VisTrainer, load_for_training
+from transformers_msstsvis.training import VisTrainer, load_for_training
 
 TILE = 64  # pixels of a synthetic video
 

@@ -18,7 +18,7 @@ from tests.training.training_runs import ROOT, SquareClips, adversarial_run, mak
 from transformers_msstsvis.data.clips import ClipError, VideoClips
 from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.models.msstsvis.discriminator_msstsvis import STATE_NAME, WEIGHTS_NAME
-from transformers_msstsvis.training.trainer import last_checkpoint, output_lock
+from transformers_msstsvis.training.checkpoints import last_checkpoint, output_lock
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def test_errors_of_a_full_disk_are_one_line(tmp_path, monkeypatch, error):
 
 HOLD = """
 import sys
-from transformers_msstsvis.training.trainer import output_lock
+from transformers_msstsvis.training.checkpoints import output_lock
 with output_lock(sys.argv[1]):
     print("locked", flush=True)
     sys.stdin.read()

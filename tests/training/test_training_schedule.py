@@ -5,7 +5,7 @@ import torch
 from transformers import TrainerCallback
 
 from tests.training.training_runs import SquareClips, make_trainer
-from transformers_msstsvis.training.trainer import step_schedule
+from transformers_msstsvis.training.schedule import step_schedule
 
 CLIPS = SquareClips([1, 2, 1, 2])  # two steps an epoch
 

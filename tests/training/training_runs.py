@@ -15,10 +15,11 @@ from transformers import AutoModel, TrainerCallback, TrainingArguments
 
 from tests.tiny import tiny_config
 from transformers_msstsvis import MsstsVisForVideoInstanceSegmentation, MsstsVisVideoProcessor
-from transformers_msstsvis.data.clips import ClipCollator, VideoClips, make_labels
+from transformers_msstsvis.data.clips import VideoClips, make_labels
+from transformers_msstsvis.data.collator import ClipCollator
 from transformers_msstsvis.data.loading import load_vis_dataset
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
-from transformers_msstsvis.training.trainer import VisTrainer
+from transformers_msstsvis.training import VisTrainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,7 +80,7 @@ def make_trainer(clips, folder, model=None, trainer=None, **arguments) -> VisTra
         model=model,
         args=TrainingArguments(**{**settings, **arguments}),
         train_dataset=clips,
-        data_collator=ClipCollator(),
+        data_collator=ClipCollator(MsstsVisVideoProcessor()),
         **(trainer or {}),
     )
 

@@ -40,6 +40,17 @@ class Parser(EitherSpelling, argparse.ArgumentParser):
         super().__init__(*args, **{"formatter_class": argparse.RawDescriptionHelpFormatter, **kwargs})
 
 
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say how annotations are read."""
+    parser.add_argument("--allow_outside", action="store_true", help="frames may lie outside of their folder")
+    parser.add_argument("--tracks", choices=["yes", "no"], help="whether the images of a COCO file are videos")
+
+
+def yes_or_no(answer: str | None) -> bool | None:
+    """The value of a flag that takes yes or no; None if it was not given."""
+    return None if answer is None else answer == "yes"
+
+
 def run(work: Callable[..., int | None], *arguments: Any, verbose: Callable[[], bool] = lambda: False) -> int:
     """
     Do the work of a command.

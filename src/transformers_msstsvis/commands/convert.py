@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
 def convert(args: argparse.Namespace) -> None:
     from ..conversion import convert_checkpoint
     from ..files import check_distinct, files_of
-    from ..metrics.ytvis_map import read_json
+    from ..metrics.reading import read_json
 
     hints = {}
     if args.labels:

@@ -10,24 +10,16 @@ With --output or --submission, results are kept video by video beside it: the sa
 """
 
 import argparse
-import contextlib
-import os
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from datetime import timedelta
-from pathlib import Path
 
-from ..extras import require
-from .command_line import Parser, run
+from .command_line import Parser, add_data_flags, run, yes_or_no
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="transformers-msstsvis evaluate", description=__doc__)
     parser.add_argument("--dataset", help="annotations: YouTube-VIS, OVIS, COCO video, or a folder of masks")
     parser.add_argument("--frames_dir", help="folder of the frames; found around the annotations by default")
-    parser.add_argument("--allow_outside", action="store_true", help="frames may lie outside of their folder")
-    parser.add_argument("--tracks", choices=["yes", "no"], help="whether the images of a COCO file are videos")
+    add_data_flags(parser)
     parser.add_argument("--model", help="checkpoint; the bundled one by default")
     parser.add_argument("--results", help="score this results.json instead of running a model")
     parser.add_argument("--output", help="write the results in submission format, as .json")
@@ -54,10 +46,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def validate(args: argparse.Namespace) -> int:
-    from ..metrics.submission import validate_submission
+    from ..evaluation import check_submission
 
-    dataset = ground_truth(args, require_labels=False) if args.dataset else None
-    problems = validate_submission(args.validate, dataset)
+    problems = check_submission(
+        args.validate,
+        args.dataset,
+        frames_dir=args.frames_dir,
+        allow_outside=args.allow_outside,
+        tracks=yes_or_no(args.tracks),
+    )
     for problem in problems:
         print(problem)
     if not problems:
@@ -65,165 +62,28 @@ def validate(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def evaluate(args: argparse.Namespace) -> int:
-    from ..evaluation.predictions import read_results, write_results
-    from ..files import check_distinct, check_writable, files_of
-    from ..metrics.plots import check_plot
-    from ..metrics.short_long import compute_short_long
-    from ..metrics.submission import write_submission
-    from ..metrics.ytvis_map import YtvisMeanAveragePrecision
-
-    outputs = (args.output, args.submission, args.plot)
-    check_writable(*outputs)
-    inputs = (args.dataset, args.results, args.long_videos, args.model)
-    check_distinct(outputs, [file for path in inputs if path for file in files_of(path)])
-    if args.plot:
-        check_plot(args.plot)
-    # Labels of validation splits are not public; results for a server don't need them.
-    score = not (args.output or args.submission)
-    dataset = ground_truth(args, require_labels=score or bool(args.results or args.plot))
-    check_distinct(outputs, data_files(args, dataset, outputs))
-    metric = None
-    if dataset.get("annotations"):
-        with naming(args.dataset):
-            metric = YtvisMeanAveragePrecision(dataset, ovis=args.ovis)
-            metric.compute()  # finds what is wrong with the annotations before the work
-        if args.long_videos:
-            compute_short_long(metric, args.long_videos)
-    results = read_results(args.results) if args.results else predict(args, dataset)
-    if results is None:  # another process has them
-        return 0
-    if args.output:
-        write_results(args.output, results)
-    if args.submission:
-        with naming(args.results or "the results"):
-            write_submission(args.submission, results, dataset)
-    if metric is None:
-        print(f"{args.dataset} has no annotations, so there are no numbers; a server has them")
-        return 0
-    # The masks of annotations are read together with those of the results.
-    with naming(f"{args.results or 'the results'} on {args.dataset}"):
-        metric.update(results)
-    report(args, metric, {category["id"]: str(category.get("name", "")) for category in dataset["categories"]})
-    return 0
-
-
-def data_files(args: argparse.Namespace, dataset: dict, outputs: Sequence[str | None]) -> Iterator[Path]:
-    """The frames and masks of the data set, if an output is there already, which might be one of them."""
-    from ..evaluation.predictions import find_frames
-
-    if not any(output and Path(output).is_file() for output in outputs):
-        return
-    if Path(args.dataset).is_dir():
-        yield from (path for path in Path(args.dataset).rglob("*") if path.is_file())
-    with contextlib.suppress(FileNotFoundError):
-        frames_dir = find_frames(args.dataset, dataset, args.frames_dir)
-        for video in dataset["videos"]:
-            yield from (frames_dir / name for name in video.get("file_names") or [])
-
-
-def ground_truth(args: argparse.Namespace, require_labels: bool) -> dict:
-    from ..evaluation.predictions import read_ground_truth
-
-    tracks = None if args.tracks is None else args.tracks == "yes"
-    return read_ground_truth(
-        args.dataset, args.frames_dir, require_labels, allow_outside=args.allow_outside, tracks=tracks
-    )
-
-
-@contextlib.contextmanager
-def naming(source: str):
-    """Say in errors where the bad data came from."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-
-
-def predict(args: argparse.Namespace, dataset: dict) -> list[dict] | None:
-    """The results of all videos; None in all processes but the first."""
-    from transformers.utils import logging
-
-    from ..evaluation.predictions import category_ids, find_frames, predict_to_files, run_settings
-    from ..evaluation.result_files import ResultFiles
+def evaluate(args: argparse.Namespace) -> None:
+    from ..evaluation import evaluate_model
     from ..pipelines import SAMPLE_MODEL
-    from ..predict import load_segmenter
 
-    model = args.model or str(SAMPLE_MODEL)
-    place = args.output or args.submission
-    state = processes(args.device)
-    rank, num_processes = (state.process_index, state.num_processes) if state else (0, 1)
-    if state and not place:
-        raise ValueError("several processes share their results through files beside --output: give --output")
-    frames_dir = find_frames(args.dataset, dataset, args.frames_dir)
-    segmenter = load_segmenter(model, args.device or (state.device if state else None))
-    category_ids(segmenter.model.config.id2label, dataset["categories"])
-    settings = run_settings(
-        model,
-        args.dataset,
-        dataset,
-        frames_dir=str(Path(frames_dir).resolve()),
-        top_k=args.top_k,
-        max_frames=args.max_frames,
-        device=segmenter.device.type,
-    )
-    with contextlib.ExitStack() as stack:
-        place = place or os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "results.json")
-        files = ResultFiles(place, settings, rank)
-        predict_to_files(
-            segmenter, dataset, frames_dir, files, args.top_k, args.max_frames, rank=rank, num_processes=num_processes
-        )
-        if state:
-            state.wait_for_everyone()
-            state.destroy_process_group()
-        if rank:
-            files.close()
-            return None
-        results, skipped = files.collect(len(dataset["videos"]))
-        if len(skipped) == len(dataset["videos"]):
-            raise ValueError(f"no video could be evaluated; the first one: {next(iter(skipped.values()))}")
-        if skipped:
-            logging.get_logger("transformers_msstsvis").warning(
-                f"{len(skipped)} of {len(dataset['videos'])} videos were skipped and count as missed; the same "
-                "command tries them again"
-            )
-        files.close(delete=not skipped)
-        return results
-
-
-def processes(device: str | None):
-    """This one among the processes of `accelerate launch` or torchrun; None if it is alone."""
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    if started == 1:
-        return None
-    require("accelerate")
-    import torch
-    from accelerate import PartialState
-
-    # The slowest process may finish long after the others.
-    state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available(), timeout=timedelta(days=7))
-    if state.num_processes != started:
-        raise ValueError(f"{started} processes were started, but they do not find each other; give --device cpu")
-    return state
-
-
-def report(args: argparse.Namespace, metric, names: dict) -> None:
-    from ..metrics.plots import plot_precision_recall
-    from ..metrics.short_long import compute_short_long
-
-    if args.plot:
-        plot_precision_recall(metric.compute(return_arrays=True), args.plot)
-    if not args.long_videos:
-        return show(metric.compute(), names)
-    numbers = compute_short_long(metric, args.long_videos)
+    settings = {name: value for name, value in vars(args).items() if name != "validate"}
+    settings |= {"model": args.model or SAMPLE_MODEL, "tracks": yes_or_no(args.tracks)}
+    numbers = evaluate_model(**settings)
+    if numbers is None:  # another process has them
+        return
+    if not numbers:
+        print(f"{args.dataset} has no annotations, so there are no numbers; a server has them")
+        return
+    names = numbers["category_names"]
     show(numbers, names)
     for part in ("short", "long"):
-        print(f"{part} videos")
-        show(numbers[part], names)
+        if part in numbers:
+            print(f"{part} videos")
+            show(numbers[part], names)
 
 
 def show(numbers: dict, names: dict) -> None:
-    from ..evaluation.predictions import format_table, rich_tables
+    from ..evaluation import format_table, rich_tables
 
     if sys.stdout.isatty():
         try:

@@ -70,7 +70,8 @@ class Arguments:
         default=None, metadata={"help": "Resize frames to this; their own size if unset."}
     )
     sampling: str = field(
-        default="window", metadata={"help": "How frames are drawn: window, published, strided or consecutive."}
+        default="window",
+        metadata={"help": "How frames are drawn: window, published, strided, wrapped or consecutive."},
     )
     stride: int = field(default=1, metadata={"help": "Frames from one frame of a clip to the next, with strided."})
     augmentation: str | None = field(
@@ -180,7 +181,7 @@ def parse_arguments(arguments: list[str] | None = None) -> "tuple[Arguments, Tra
 def train(arguments: Arguments, training: "TrainingArguments") -> None:
     """Train, save, evaluate, and write the model card."""
     from ..files import check_distinct, check_writable_folder, files_of
-    from ..training.trainer import output_lock
+    from ..training.checkpoints import output_lock
 
     check_writable_folder(training.output_dir)
     if arguments.model and not training.resume_from_checkpoint:
@@ -223,8 +224,9 @@ def make_trainer(arguments: Arguments, training: "TrainingArguments") -> "VisTra
     from transformers import AutoConfig, set_seed
 
     from .. import AutoModelForVideoInstanceSegmentation, MsstsVisVideoProcessor
-    from ..data.clips import ClipCollator
-    from ..training.trainer import VisTrainer, load_for_training, report_steps
+    from ..data.collator import ClipCollator
+    from ..training import VisTrainer, load_for_training
+    from ..training.progress import report_steps
 
     set_seed(training.seed)
     clips = make_clips(arguments, training.seed)
@@ -240,7 +242,7 @@ def make_trainer(arguments: Arguments, training: "TrainingArguments") -> "VisTra
     else:
         model = load_for_training(arguments.model, **settings)
     if arguments.pretrained_backbone:
-        model.model.backbone.load_pretrained(arguments.pretrained_backbone)
+        model.load_pretrained_backbone(arguments.pretrained_backbone)
     processor = MsstsVisVideoProcessor(size=inference_size(arguments, clips))
     videos = None
     if arguments.eval_dataset:
@@ -250,7 +252,7 @@ def make_trainer(arguments: Arguments, training: "TrainingArguments") -> "VisTra
         args=training,
         train_dataset=clips,
         eval_dataset=videos,
-        data_collator=ClipCollator(),
+        data_collator=ClipCollator(processor),
         processing_class=processor,
         backbone_lr_scale=arguments.backbone_lr_scale,
         sampling_lr_scale=arguments.sampling_lr_scale,

@@ -7,7 +7,7 @@ transformers-msstsvis validate annotations.json --fix repaired.json --decode
 import argparse
 from pathlib import Path
 
-from .command_line import Parser, run
+from .command_line import Parser, add_data_flags, run, yes_or_no
 
 
 def make_parser(prog: str) -> Parser:
@@ -17,8 +17,7 @@ def make_parser(prog: str) -> Parser:
     parser.add_argument("--split", help="train, validation or test, for the folder of a whole dataset")
     parser.add_argument("--fix", metavar="OUT", help="write a repaired copy in YouTube-VIS format")
     parser.add_argument("--decode", action="store_true", help="read the frames completely, not only their headers")
-    parser.add_argument("--allow_outside", action="store_true", help="frames may lie outside of their folder")
-    parser.add_argument("--tracks", choices=["yes", "no"], help="whether the images of a COCO file are videos")
+    add_data_flags(parser)
     return parser
 
 
@@ -29,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 def check(args: argparse.Namespace) -> int:
     from ..data.validate import validate
 
-    tracks = None if args.tracks is None else args.tracks == "yes"
+    tracks = yes_or_no(args.tracks)
     errors = validate(args.file, args.frames, args.split, args.fix, args.decode, args.allow_outside, tracks)
     return int(errors > 0)
 

@@ -1,4 +1,4 @@
-"""Clips of annotated videos in the contract of the models: reading, sampling and collating.
+"""Clips of annotated videos in the contract of the models: reading and sampling.
 
 Letters: T frames, n instances, H W pixels.
 """
@@ -12,7 +12,6 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 from pycocotools import mask as rle_codec
-from torch.nn import functional as F
 from transformers.utils import logging
 
 from ..results.rle import check_counts
@@ -20,14 +19,7 @@ from ..video.images import ImageError, read_image
 from .augmentation import ClipAugmentation, resize_clip
 from .frames import OutsideError, frame_path, turned_note
 from .loading import load_vis_dataset
-from .sampling import (
-    SAMPLINGS,
-    Clips,
-    consecutive_frames,
-    published_frames,
-    strided_frames,
-    window_frames,
-)
+from .sampling import SAMPLINGS, Clips
 
 logger = logging.get_logger(__name__)
 
@@ -89,6 +81,7 @@ class VideoClips(Clips):
             `"published"`: an index is a frame, so that an epoch is as long as in the published schedules; this key
             frame, near ones and others ([`published_frames`]).
             `"strided"`: an index is a video; frames at equal distance.
+            `"wrapped"`: an index is a frame, at which the clip ends, as published for VisTR ([`wrapped_frames`]).
             `"consecutive"`: for evaluation, with `flip=False`; an index is one of the windows of T frames that cover a
             video, every frame once. The last window of a video may be shorter.
         stride: frames from one frame of a `"strided"` clip to the next.
@@ -125,7 +118,7 @@ class VideoClips(Clips):
     ):
         super().__init__()
         if sampling not in SAMPLINGS:
-            raise ValueError(f"sampling is {sampling!r}; expected one of {SAMPLINGS}")
+            raise ValueError(f"sampling is {sampling!r}; expected one of {', '.join(SAMPLINGS)}")
         if on_error not in ("raise", "skip"):
             raise ValueError(f'on_error is {on_error!r}; expected "raise" or "skip"')
         if num_frames < 1 or stride < 1:
@@ -153,12 +146,7 @@ class VideoClips(Clips):
         self.video_ids, heights, widths, self.lengths = (column.to_numpy() for column in columns.columns)
         self._sizes = np.stack((heights, widths), axis=1)
         self._first_frame = np.concatenate(([0], np.cumsum(self.lengths)))
-        if sampling == "published":
-            self._index(self.lengths)
-        elif sampling == "consecutive":
-            self._index(-(-self.lengths // num_frames))
-        else:
-            self._index(np.minimum(self.lengths, 1))
+        self._index(SAMPLINGS[sampling].indices(self.lengths, num_frames))
         if not len(self):
             raise ValueError("the data set has no frames; expected at least one video with frames")
         self._check_masks()
@@ -230,28 +218,20 @@ class VideoClips(Clips):
 
     def _read(self, row: int, position: int, rng: np.random.Generator) -> tuple[torch.Tensor, ...]:
         """Frames, masks and class labels of the clip at the `position`-th index of a video."""
-        length = int(self.lengths[row])
-        if self.sampling == "published":
-            frames = published_frames(length, self.num_frames, position, rng)
-        elif self.sampling == "consecutive":
-            frames = consecutive_frames(length, self.num_frames, position)
-        elif self.sampling == "strided":
-            frames = strided_frames(length, self.num_frames, self.stride, rng)
-        else:
-            frames = window_frames(length, self.num_frames, rng)
-        return self.read(row, frames)
+        draw = SAMPLINGS[self.sampling].draw
+        return self.read(row, draw(int(self.lengths[row]), self.num_frames, position, self.stride, rng))
 
     def read(self, row: int, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         Frames of a video as they are: pixels `(T, 3, H, W)` uint8, masks `(n, T, H, W)` bool and class labels `(n,)`
-        of all its instances.
+        of all its instances. Frames come in any order, and more than once.
         """
         video = self._rows[row]
-        frames, repeats = np.unique(frames, return_inverse=True)
+        given, (frames, places) = frames, np.unique(frames, return_inverse=True)
         pixels = torch.stack([self._read_frame(video, row, int(frame)) for frame in frames])
         masks, classes = self._read_masks(video, row, frames)
-        if len(repeats) > len(frames):
-            pixels, masks = pixels[repeats], masks[:, repeats]
+        if not np.array_equal(given, frames):
+            pixels, masks = pixels[places], masks[:, places]
         return pixels, masks, classes
 
     def _read_frame(self, video: pa.Table, row: int, frame: int) -> torch.Tensor:
@@ -329,47 +309,3 @@ class VideoClips(Clips):
         """How many instances each video has, crowds included."""
         column = self._rows.select_columns(["annotations"])[:]["annotations"]
         return np.concatenate([pa.compute.list_value_length(chunk).to_numpy() for chunk in column.chunks])
-
-
-class ClipCollator:
-    """
-    Clips to one batch of the models' contract, padded bottom right to common multiples of `size_divisor` and in time.
-    Labels carry the `video_id` of their clip, a tensor without axes, if it has one.
-
-    Args:
-        mean, std: of the pixels in `[0, 1]`, per channel.
-        size_divisor: height and width of the batch are multiples of it; 32 as published.
-    """
-
-    def __init__(
-        self,
-        mean: tuple[float, ...] = (0.485, 0.456, 0.406),
-        std: tuple[float, ...] = (0.229, 0.224, 0.225),
-        size_divisor: int = 32,
-    ):
-        self.mean, self.std = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
-        self.size_divisor = size_divisor
-
-    def __call__(self, clips: list[dict]) -> dict:
-        shapes = [clip["frames"].shape for clip in clips]
-        T = max(shape[0] for shape in shapes)
-        H, W = (-(-max(shape[axis] for shape in shapes) // self.size_divisor) * self.size_divisor for axis in (2, 3))
-        pixels = torch.zeros(len(clips), T, 3, H, W)
-        pixel_mask = torch.zeros(len(clips), T, H, W, dtype=torch.int64)
-        labels = []
-        for row, clip in enumerate(clips):
-            t, _, h, w = clip["frames"].shape
-            pixels[row, :t, :, :h, :w].copy_(clip["frames"]).div_(255).sub_(self.mean).div_(self.std)
-            pixel_mask[row, :t, :h, :w] = 1
-            target = clip["labels"]
-            labels.append(
-                {
-                    "class_labels": target["class_labels"],
-                    "boxes": F.pad(target["boxes"], (0, 0, 0, T - t)),
-                    "masks": F.pad(target["masks"], (0, W - w, 0, H - h, 0, T - t)),
-                    "valid": F.pad(target["valid"], (0, T - t)),
-                }
-            )
-            if "video_id" in clip:
-                labels[-1]["video_id"] = torch.tensor(clip["video_id"])
-        return {"pixel_values_videos": pixels, "pixel_mask": pixel_mask, "labels": labels}

@@ -12,7 +12,7 @@ from datasets import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from .augmentation import ClipAugmentation, shift_hue
+from .augmentation import shift_hue
 from .clips import VideoClips
 
 # Names of COCO where the data sets of videos have another one, for `JointClips(renames=...)`. COCO's mouse is a
@@ -112,35 +112,19 @@ class PseudoClips(VideoClips):
         stills: annotation file, or data set as of [`load_vis_dataset`].
         motion: how the frames of a clip differ; as published by default.
         max_instances: leave out images with more instances, as published; those without any are left out too.
-        frames_dir, num_frames, flip, shortest_edge, seed, augmentation, on_error: see [`VideoClips`]. Published is
-            `ClipAugmentation(photometric_probability=0)`, since the colours of the frames differ already.
+        args, kwargs: of [`VideoClips`], but for `sampling` and `stride`. Published is
+            `augmentation=ClipAugmentation(photometric_probability=0)`, since the colours of the frames differ already.
     """
 
     def __init__(
         self,
         stills: str | Path | Dataset,
-        frames_dir: str | Path | None = None,
-        num_frames: int = 5,
-        flip: bool = True,
-        shortest_edge: int | None = None,
-        seed: int = 0,
-        *,
+        *args,
         motion: StillMotion | None = None,
         max_instances: int = 25,
-        augmentation: ClipAugmentation | None = None,
-        on_error: str = "raise",
+        **kwargs,
     ):
-        super().__init__(
-            stills,
-            frames_dir,
-            num_frames,
-            flip,
-            shortest_edge,
-            seed,
-            sampling="published",  # every frame has an index of its own
-            augmentation=augmentation,
-            on_error=on_error,
-        )
+        super().__init__(stills, *args, sampling="published", **kwargs)  # every frame has an index of its own
         self.motion = motion or StillMotion()
         instances = self.num_instances()
         self._index(np.where((instances > 0) & (instances <= max_instances), self.lengths, 0))

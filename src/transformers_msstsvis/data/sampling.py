@@ -3,8 +3,9 @@
 Letters: T frames of a clip, L frames of a video.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +13,6 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
-
-SAMPLINGS = ("window", "published", "strided", "consecutive")
 
 
 def window_frames(length: int, num_frames: int, rng: np.random.Generator) -> np.ndarray:
@@ -69,6 +68,48 @@ def strided_frames(length: int, num_frames: int, stride: int, rng: np.random.Gen
 def consecutive_frames(length: int, num_frames: int, window: int) -> np.ndarray:
     """Frames of the `window`-th of the windows that cover a video, every frame once; the last may be shorter."""
     return np.arange(window * num_frames, min((window + 1) * num_frames, length))
+
+
+def wrapped_frames(length: int, num_frames: int, last_frame: int) -> np.ndarray:
+    """
+    Frames `(T,)` up to a last one, as in the training code of VisTR: before the first frame of the video come those of
+    its end, and videos shorter than the clip repeat.
+    """
+    return (last_frame + 1 - num_frames + np.arange(num_frames)) % length
+
+
+class Sampling(NamedTuple):
+    """
+    A way to draw the frames of clips.
+
+    Attributes:
+        indices: lengths `(V,)` of videos and T to the number of clips that each has in an epoch, `(V,)`.
+        draw: length L, T, position of a clip among those of its video, stride, and random generator to frames `(T,)`.
+    """
+
+    indices: Callable[[np.ndarray, int], np.ndarray]
+    draw: Callable[[int, int, int, int, np.random.Generator], np.ndarray]
+
+
+def _one(lengths: np.ndarray, num_frames: int) -> np.ndarray:
+    return np.minimum(lengths, 1)
+
+
+def _one_per_frame(lengths: np.ndarray, num_frames: int) -> np.ndarray:
+    return lengths
+
+
+def _windows(lengths: np.ndarray, num_frames: int) -> np.ndarray:
+    return -(-lengths // num_frames)
+
+
+SAMPLINGS = {
+    "window": Sampling(_one, lambda L, T, position, stride, rng: window_frames(L, T, rng)),
+    "published": Sampling(_one_per_frame, lambda L, T, position, stride, rng: published_frames(L, T, position, rng)),
+    "strided": Sampling(_one, lambda L, T, position, stride, rng: strided_frames(L, T, stride, rng)),
+    "wrapped": Sampling(_one_per_frame, lambda L, T, position, stride, rng: wrapped_frames(L, T, position)),
+    "consecutive": Sampling(_windows, lambda L, T, position, stride, rng: consecutive_frames(L, T, position)),
+}
 
 
 class Clips(torch.utils.data.Dataset):

@@ -4,13 +4,19 @@ Every process writes a file of its own beside the output, `results.json.part-0.j
 settings of the run, then a line per video. At the end one process puts them together in the order of the dataset.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from transformers.utils import logging
+
+from ..files import written_aside
+from ..metrics.reading import read_json
+from ..results.rle import excerpt
 
 logger = logging.get_logger(__name__)
 
@@ -127,7 +133,7 @@ class ResultFiles:
         changed = [key for key in {**settings, **self._settings} if settings.get(key) != self._settings.get(key)]
         if changed:
             differences = ", ".join(
-                f"{key} was {_brief(settings.get(key))} and is {_brief(self._settings.get(key))}" for key in changed
+                f"{key} was {excerpt(settings.get(key))} and is {excerpt(self._settings.get(key))}" for key in changed
             )
             raise ValueError(
                 f"{part} holds unfinished results of another run: {differences}; delete it to start anew, repeat the "
@@ -154,6 +160,49 @@ def _is_known(position: Any, results: Any, skipped: Any) -> bool:
     return isinstance(position, int) and (isinstance(results, list) or (results is None and skipped is not None))
 
 
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+def run_settings(
+    model: str | Path, dataset_path: str | Path, dataset: dict[str, Any], **arguments: Any
+) -> dict[str, Any]:
+    """What results depend on, for [`ResultFiles`]: the checkpoint's files, the dataset's videos, and `arguments`."""
+    folder = Path(model)
+    files = sorted(path for path in folder.glob("*") if path.suffix in (".json", ".safetensors"))
+    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    asked = json.dumps([dataset["videos"], dataset["categories"]]).encode()
+    return {
+        "model": str(folder.resolve()) if folder.exists() else str(model),
+        "the checkpoint's state": hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16],
+        "dataset": str(Path(dataset_path).resolve()),
+        "the dataset's videos": hashlib.sha256(asked).hexdigest()[:16],
+        **arguments,
+        "version": _version(),
+    }
+
+
+def _version() -> str:
+    try:
+        return version(__name__.partition(".")[0])
+    except PackageNotFoundError:  # a folder on the path, not installed
+        return "0"
+
+
+def read_results(path: str | Path) -> list[Any]:
+    """
+    The list in a results file; what its entries hold is for the metric to check.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        ValueError: when it is not JSON, or holds no list.
+    """
+    results = read_json(path)
+    if not isinstance(results, list):
+        raise ValueError(
+            f"{path} holds a {type(results).__name__}; expected a list of predictions with video_id, category_id, "
+            "score and segmentations"
+        )
+    return results
+
+
+def write_results(path: str | Path, results: list[dict[str, Any]]) -> None:
+    """Results as JSON, a line each; the file is complete or as before."""
+    with written_aside(path) as unfinished:
+        unfinished.write_text("[" + ",\n".join(json.dumps(result) for result in results) + "]\n")

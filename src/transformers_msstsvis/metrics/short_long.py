@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .ytvis_map import YtvisMeanAveragePrecision, read_json
+from .reading import read_json
+from .ytvis_map import YtvisMeanAveragePrecision
 
 
 def compute_short_long(

@@ -19,10 +19,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.fields import score_problem
+from ..data.fields import listed, score_problem
 from ..files import written_aside
 from ..results.rle import count_pixels, counts_message, excerpt
-from .ytvis_map import read_json
+from .reading import read_json
 
 RESULTS_NAME = "results.json"
 KEYS = ("video_id", "category_id", "score", "segmentations")
@@ -163,10 +163,10 @@ def _archive_problems(archive: zipfile.ZipFile) -> list[str]:
     nested = [name for name in names if name.replace("\\", "/").split("/")[-1] == RESULTS_NAME != name]
     if RESULTS_NAME in names:
         others = [name for name in names if name != RESULTS_NAME]
-        return [f"the zip also holds {_few(others)}; expected {RESULTS_NAME} alone"]
+        return [f"the zip also holds {listed(others)}; expected {RESULTS_NAME} alone"]
     if nested:
         return [f"{nested[0]!r} is in a folder; expected {RESULTS_NAME} at the root: zip the file, not its folder"]
-    return [f"the zip holds {_few(names) or 'nothing'}; expected {RESULTS_NAME}: rename the file and zip it again"]
+    return [f"the zip holds {listed(names) or 'nothing'}; expected {RESULTS_NAME}: rename the file and zip it again"]
 
 
 def _list_problems(file: io.BufferedIOBase, checker: "_Checker", max_bytes: int) -> list[str]:
@@ -290,7 +290,7 @@ class _Checker:
         missing = [key for key in KEYS if key not in prediction]
         if missing:
             return [f"{name} has no {', '.join(missing)}; expected {', '.join(KEYS)}"]
-        name = f"{name} (video {_shown(prediction['video_id'])})"
+        name = f"{name} (video {excerpt(prediction['video_id'])})"
         problems = self._id_problems(name, prediction)
         problem = score_problem(prediction["score"])
         if problem is not None:
@@ -302,13 +302,12 @@ class _Checker:
         for key in ("video_id", "category_id"):
             value = prediction[key]
             if isinstance(value, bool) or not isinstance(value, (int, str)):
-                problems.append(f"{name}: {key} is {_shown(value)}; expected an id of the dataset")
+                problems.append(f"{name}: {key} is {excerpt(value)}; expected an id of the dataset")
             elif self.target is not None:
                 known = self.target.videos if key == "video_id" else self.target.category_ids
                 if value not in known:
                     problems.append(
-                        f"{name}: {key} {_shown(value)} is not in the dataset; expected one of {len(known)}, e.g. "
-                        f"{_few(list(known))}"
+                        f"{name}: {key} {excerpt(value)} is not in the dataset; expected one of {listed(list(known))}"
                     )
         return problems
 
@@ -316,7 +315,7 @@ class _Checker:
         segmentations = prediction["segmentations"]
         video_id = prediction["video_id"]
         if not isinstance(segmentations, list):
-            return [f"{name}: segmentations is {_shown(segmentations)}; expected a list of RLE and null"]
+            return [f"{name}: segmentations is {excerpt(segmentations)}; expected a list of RLE and null"]
         known = self.videos.get(video_id)
         if known is not None and len(segmentations) != known[2]:
             return [
@@ -343,23 +342,14 @@ class _Checker:
 def _mask_problem(mask: Any, size: tuple[int, int] | None) -> str | None:
     way_out = "encode it with pycocotools.mask.encode and decode counts to str"
     if not isinstance(mask, dict) or "size" not in mask or "counts" not in mask:
-        return f"the mask is {_shown(mask)}; expected null or an RLE with size and counts: {way_out}"
+        return f"the mask is {excerpt(mask)}; expected null or an RLE with size and counts: {way_out}"
     if isinstance(mask["counts"], list):
         return f"the counts of the mask are a list (uncompressed RLE); expected a compressed string: {way_out}"
     if not isinstance(mask["counts"], str) or not mask["counts"].isascii():
-        return f"the counts of the mask are {_shown(mask['counts'])}; expected a compressed string: {way_out}"
+        return f"the counts of the mask are {excerpt(mask['counts'])}; expected a compressed string: {way_out}"
     given = mask["size"]
     valid = isinstance(given, list) and len(given) == 2 and all(type(side) is int and side > 0 for side in given)
     if not valid or (size is not None and tuple(given) != size):
         expected = "[height, width]" + ("" if size is None else f" = {list(size)} as in the rest of the video")
         return f"the mask has size {excerpt(given)}; expected {expected}: resize it before encoding"
     return None
-
-
-def _shown(value: Any) -> str:
-    text = repr(value) if not isinstance(value, (list, dict)) else f"a {type(value).__name__} of {len(value)}"
-    return text if len(text) <= 40 else f"{text[:40]}..."
-
-
-def _few(values: list) -> str:
-    return ", ".join(map(repr, values[:3])) + (", ..." if len(values) > 3 else "")

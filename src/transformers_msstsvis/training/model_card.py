@@ -3,23 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers.utils import logging
 
-if TYPE_CHECKING:
-    from .trainer import VisTrainer
+from ..evaluation.tables import OF_A_CATEGORY, OVERALL, percent
+from ..pipelines import TASK
 
 logger = logging.get_logger(__name__)
 
-TASK = "video-instance-segmentation"
 MARK = "<!-- Written by VisTrainer, and anew with every run. Delete this line to keep the file as you edit it. -->"
-OVERALL = ("AP", "AP50", "AP75", "AR1", "AR10")
-OF_A_CATEGORY = ("AP", "AP50", "AP75")
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,7 @@ def model_card(
         model_type: such as `"msstsvis"`, a tag of the card.
         num_parameters: of the model.
         classes: names, in the order of the labels.
-        training: facts to list, by their names.
+        training: facts to list, by their names, such as those of [`VisTrainer.training_facts`].
         evaluations: what was measured with these weights.
         metadata: more of [`~huggingface_hub.ModelCardData`], such as `license` and `tags`; None is left out.
     """
@@ -142,42 +137,6 @@ instances = segmenter("clip.mp4")
     return ModelCard(text)
 
 
-def training_facts(trainer: "VisTrainer", source: str, data: Sequence[str]) -> dict[str, Any]:
-    """
-    How a model was trained, by the names of a card.
-
-    Args:
-        trainer: after training.
-        source: checkpoint that it started from, or an empty string. Of a path, the last part is told.
-        data: names of the training data.
-    """
-    args, clips = trainer.args, trainer.train_dataset
-    device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type
-    schedule = args.lr_scheduler_type.value
-    if trainer.lr_drops:
-        schedule = f"a tenth after {' and '.join(map(str, trainer.lr_drops))} (steps, or shares of the training)"
-    scales = f"backbone x{trainer.backbone_lr_scale}, offsets and reference points x{trainer.sampling_lr_scale}"
-    facts = {
-        "data": ", ".join(data),
-        "started from": Path(source).name,
-        "steps": trainer.step_of_weights,
-        "time": trainer.cost,
-        "devices": f"{args.world_size} x {device}",
-        "clips in an epoch": len(clips) if hasattr(clips, "__len__") else None,
-        "frames of a clip": getattr(clips, "num_frames", None),
-        "clips a step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        "optimizer": f"{args.optim.value}, weight decay {args.weight_decay}, gradient norm up to {args.max_grad_norm}",
-        "learning rate": f"{args.learning_rate}, {scales}",
-        "schedule": f"{schedule}, warmup {args.warmup_steps:g}",
-        "precision": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
-        "adversarial loss": trainer.adversarial or None,
-        "average of the weights": trainer.ema_decay or None,
-        "seed": args.seed,
-        "versions": f"transformers {transformers.__version__}, torch {torch.__version__}",
-    }
-    return {name: value for name, value in facts.items() if value not in (None, "")}
-
-
 def is_hub_name(name: str) -> bool:
     """Whether a checkpoint is named as on the Hub, and is no folder."""
     try:
@@ -201,15 +160,10 @@ def write_card(card: ModelCard, path: str | Path) -> None:
     card.save(path)
 
 
-def percent(value: float) -> str:
-    """`0.4567` as `45.7`, and `-` for -1, which stands for no ground truth."""
-    return f"{100 * value:.1f}" if value >= 0 else "-"
-
-
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table in Markdown."""
     cells = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in cells)
 
 
-__all__ = ["Evaluation", "model_card", "training_facts", "write_card"]
+__all__ = ["Evaluation", "is_hub_name", "model_card", "write_card"]

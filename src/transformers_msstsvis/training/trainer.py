@@ -1,38 +1,20 @@
 """Training with the Hugging Face Trainer."""
 
 import json
-import re
-import shutil
 import time
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError
+import transformers
+from PIL import Image
 from safetensors.torch import load_model, save_model
-from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
-from transformers import (
-    AutoConfig,
-    PreTrainedModel,
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerState,
-    get_scheduler,
-)
-from transformers.models.auto import CONFIG_MAPPING
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from torch.optim.swa_utils import AveragedModel
+from transformers import Trainer, get_scheduler
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     IntervalStrategy,
@@ -42,24 +24,33 @@ from transformers.trainer_utils import (
 )
 from transformers.utils import logging
 
-from ..checkpoint_files import check_checkpoint, check_weights, check_weights_file, told_in_words
+from ..checkpoint_files import told_in_words
+from ..data.loading import categories_of
 from ..data.sampling import EpochCallback
-from ..models.auto import AutoModelForVideoInstanceSegmentation
-from ..models.msstsvis.discriminator_msstsvis import Adversary, foregrounds
-from ..video.images import read_image
-from .model_card import Evaluation, is_hub_name, model_card, training_facts, write_card
+from ..evaluation import category_ids, measure, prediction_sheet
+from ..evaluation.tables import NUMBERS
+from ..pipelines import VideoInstanceSegmentationPipeline
+from ..results.video_instances import VideoInstances
+from .averaging import TRAINED_WEIGHTS_NAME, AveragingCallback, averaged_weights, check_decay, new_average
+from .checkpoints import (
+    check_undamaged,
+    checkpoint_to_resume,
+    is_complete,
+    last_checkpoint,
+    output_lock,
+    saving,
+    state_of,
+    warn_of_missing_states,
+)
+from .model_card import Evaluation, is_hub_name, model_card, write_card
+from .progress import progress_bars
+from .schedule import read_drops, step_schedule
+from .start import load_for_training
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.get_logger(__name__)
-
-NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-SLOW_MODULES = ("sampling_offsets", "reference_points")
-SAMPLE_THRESHOLD = 0.3
-SAMPLE_FRAMES = 4
-SAMPLE_WIDTH = 1600  # pixels of a drawn sample, at most
-TRAINED_WEIGHTS_NAME = "trained_weights.safetensors"
 
 
 class VisTrainer(Trainer):
@@ -77,8 +68,8 @@ class VisTrainer(Trainer):
         sampling_lr_scale: learning rate of sampling offsets and reference points relative to the others'. Published:
             0.1.
         adversarial: weight of the adversarial loss, which makes predicted masks look like labelled ones to a
-            discriminator ([`PatchDiscriminator`]); 0, the default, goes without. The discriminator is saved with every
-            checkpoint and is no part of the model.
+            discriminator ([`PatchDiscriminator`]); 0, the default, goes without. Only for models that can show it
+            their masks (`foregrounds`). The discriminator is saved with every checkpoint and is no part of the model.
         discriminator_learning_rate: of the discriminator, with the schedule of the model.
         lr_drops: when all learning rates fall to a tenth, in the place of `lr_scheduler_type` and after
             `warmup_steps`: numbers of steps or, below 1, shares of the training, `"4/12"` being after the fourth of
@@ -98,9 +89,9 @@ class VisTrainer(Trainer):
     Raises:
         ValueError: when the classes of the model are not those of the data set for evaluation, its frames are
             embedded, or there is no `processing_class` for it; for a `metric_for_best_model` that its evaluation does
-            not give; for an `eval_max_frames` or `eval_top_k` below 1, or a negative `adversarial`; for `lr_drops`
-            that are no positive numbers; for an `ema_decay` that is not in `[0, 1)`, or one together with FSDP or
-            DeepSpeed, which split the weights.
+            not give; for an `eval_max_frames` or `eval_top_k` below 1, a negative `adversarial`, or one for a model
+            without `foregrounds`; for `lr_drops` that are no positive numbers; for an `ema_decay` that is not in
+            `[0, 1)`, or one together with FSDP or DeepSpeed, which split the weights.
         FloatingPointError: in training, when a loss is not finite.
     """
 
@@ -140,10 +131,14 @@ class VisTrainer(Trainer):
             self.add_callback(EpochCallback())
         self.adversary = None
         if adversarial:
-            channels = self.model.config.d_model
-            self.adversary = Adversary(channels, discriminator_learning_rate, self.args.seed, self.args.device)
+            if not hasattr(self.model, "foregrounds"):
+                raise ValueError(
+                    f"adversarial is {adversarial}, and {type(self.model).__name__} has no method foregrounds to "
+                    "show its masks to a discriminator; expected 0 for this model"
+                )
+            self.adversary = self.model.make_adversary(discriminator_learning_rate, self.args.seed, self.args.device)
         if ema_decay:
-            self._check_averaging()
+            check_decay(ema_decay, self._splitter)
             self.add_callback(AveragingCallback(self))
         datasets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
         videos = {name: annotated_videos(dataset) for name, dataset in datasets.items()}
@@ -162,7 +157,7 @@ class VisTrainer(Trainer):
     # ------------------------------------------------------------------------------------------------- optimisation
 
     def create_optimizer(self, model=None):
-        """Three groups: the rest, the backbone, and sampling offsets with reference points."""
+        """A group for each learning rate, which `lr_group` of the model tells by the names of parameters."""
         model = self.model if model is None else model
         if self.optimizer is None:
             groups: dict[float, list[torch.nn.Parameter]] = {}
@@ -184,9 +179,8 @@ class VisTrainer(Trainer):
         return self.optimizer
 
     def _lr_scale(self, name: str) -> float:
-        if ".backbone." in name:
-            return self.backbone_lr_scale
-        return self.sampling_lr_scale if any(module in name for module in SLOW_MODULES) else 1.0
+        scales = {"backbone": self.backbone_lr_scale, "sampling": self.sampling_lr_scale}
+        return scales.get(self.accelerator.unwrap_model(self.model).lr_group(name), 1.0)
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """One for the model and, of the same kind, one for the discriminator, constant if it depends on a metric."""
@@ -222,7 +216,9 @@ class VisTrainer(Trainer):
             terms = dict(outputs.loss_dict)
             self._check_finite(loss, terms, inputs)
             if self.adversary is not None:
-                seen = foregrounds(outputs, inputs["pixel_values_videos"], inputs["labels"], inputs.get("pixel_mask"))
+                seen = self.accelerator.unwrap_model(model).foregrounds(
+                    outputs, inputs["pixel_values_videos"], inputs["labels"], inputs.get("pixel_mask")
+                )
                 fooling, telling = self.adversary.losses(seen, self.current_gradient_accumulation_steps)
                 terms |= {"loss_adversarial": fooling, "loss_discriminator": telling}
                 loss = loss + self.adversarial * fooling
@@ -261,40 +257,13 @@ class VisTrainer(Trainer):
             self._term_sums, self._term_steps = {}, 0
         super().log(logs, *args, **kwargs)
 
-    # ---------------------------------------------------------------------------------------------------- averaging
-
-    def _check_averaging(self) -> None:
-        if not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay is {self.ema_decay}; expected a number from 0, for none, to below 1")
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            kind = "FSDP" if self.is_fsdp_enabled else "DeepSpeed"
-            raise ValueError(
-                f"ema_decay is {self.ema_decay} with {kind}, whose processes hold parts of the weights; expected one "
-                f"process, or several with DDP: leave ema_decay out, or start the processes without {kind}"
-            )
-
     def update_average(self) -> None:
         """Take the weights as they are into their average."""
         if self.averaged is None:
-            # Statistics of batch norms are averaged like the weights that they belong to.
-            average = get_ema_multi_avg_fn(self.ema_decay)
-            self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+            self.averaged = new_average(self.model, self.ema_decay)
         self.averaged.update_parameters(self.model)
 
-    @contextmanager
-    def _averaged_weights(self) -> Iterator[None]:
-        """The model with the average, where there is one, in the place of the weights in training."""
-        if self.averaged is None:
-            yield
-            return
-        trained = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.model.load_state_dict(self.averaged.module.state_dict())
-        try:
-            yield
-        finally:
-            self.model.load_state_dict(trained)
-
-    # -------------------------------------------------------------------------------------------------- checkpoints
+    # ------------------------------------------------------------------------------------------------------ the run
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """
@@ -309,20 +278,14 @@ class VisTrainer(Trainer):
 
     def _train(self, resume_from_checkpoint: str | bool | None, *args, **kwargs):
         if resume_from_checkpoint is True:
-            folder = Path(self.args.output_dir)
-            resume_from_checkpoint = last_checkpoint(folder)
-            if resume_from_checkpoint is None:
-                raise ValueError(
-                    f"{folder} has no complete checkpoint to resume from; expected a folder "
-                    f"{PREFIX_CHECKPOINT_DIR}-N: check output_dir, or train from the start"
-                )
-            for later, what in damaged_checkpoints(folder):
-                if steps_of(later) > steps_of(resume_from_checkpoint):
-                    logger.warning(f"{later} is passed over: {what}")
+            resume_from_checkpoint = checkpoint_to_resume(self.args.output_dir)
         if resume_from_checkpoint:
-            self._check_resumable(Path(resume_from_checkpoint))
-        earlier = None if resume_from_checkpoint else last_checkpoint(self.args.output_dir)
-        if earlier is not None:
+            check_undamaged(resume_from_checkpoint)
+            if self._splitter is None:  # the others have files of their own
+                warn_of_missing_states(
+                    resume_from_checkpoint, self.args.process_index if self.args.world_size > 1 else None
+                )
+        elif (earlier := last_checkpoint(self.args.output_dir)) is not None:
             logger.warning(
                 f"{earlier} is of an earlier run, and resume_from_checkpoint=True goes on from the checkpoint of the "
                 "most steps: remove it, or choose another output_dir, to keep the runs apart"
@@ -340,31 +303,20 @@ class VisTrainer(Trainer):
         self.cost = f"{output.metrics['train_runtime'] / 60:.1f} minutes for {steps} steps"
         return output
 
-    def _check_resumable(self, checkpoint: Path) -> None:
-        """Say what a checkpoint lacks to go on from it as if the run had not been stopped."""
-        if checkpoint.is_dir() and (what := damage(checkpoint)):
-            raise ValueError(f"{checkpoint} can't be resumed from: {what}")
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:  # which have files of their own
-            return
-        rank = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
-        names = (OPTIMIZER_NAME, SCHEDULER_NAME, f"rng_state{rank}.pth")
-        missing = [name for name in names if not (checkpoint / name).is_file()]
-        if checkpoint.is_dir() and missing:
-            logger.warning(
-                f"{checkpoint} has no {', '.join(missing)}: what belongs there starts anew, so that the run will not "
-                "end with the parameters of one that was never stopped"
-            )
+    @property
+    def _splitter(self) -> str | None:
+        """What splits the weights over processes, if anything does."""
+        return "FSDP" if self.is_fsdp_enabled else "DeepSpeed" if self.is_deepspeed_enabled else None
 
     def _has_all_steps(self, checkpoint: str | Path) -> bool:
         # Without max_steps a run ends with an epoch, which every Trainer recognises.
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled or not is_complete(Path(checkpoint)):
+        if self._splitter is not None or not is_complete(Path(checkpoint)):
             return False
-        steps = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME))).global_step
-        return steps >= self.args.max_steps > 0
+        return state_of(checkpoint).global_step >= self.args.max_steps > 0
 
     def _take_over(self, checkpoint: str | Path) -> TrainOutput:
         """What a finished run ended with; a Trainer would take one more step."""
-        self.state = TrainerState.load_from_json(str(Path(checkpoint, TRAINER_STATE_NAME)))
+        self.state = state_of(checkpoint)
         best = self.state.best_model_checkpoint
         if self.args.load_best_model_at_end and best is not None and Path(best).is_dir():
             self._load_best_model()
@@ -373,33 +325,21 @@ class VisTrainer(Trainer):
         logger.warning(f"{checkpoint} has all of its {self.args.max_steps} steps: there is nothing left to train")
         return TrainOutput(self.state.global_step, 0.0, {})
 
+    def save_model(self, *args, **kwargs):
+        """Save the model, with the averaged weights where there are such."""
+        with averaged_weights(self.model, self.averaged):
+            super().save_model(*args, **kwargs)
+
+    # ---------------------------------------------------------- private methods of Trainer, tested to be still there
+
     def _save_checkpoint(self, model, trial):
-        # The state of the Trainer is written last, so a folder that has it is complete.
         folder = Path(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        if self.args.should_save:
-            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
-        try:
+        with saving(folder, self.args.should_save):
             super()._save_checkpoint(model, trial)
-        except BaseException as error:
-            if self.args.should_save and not is_complete(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-            # safetensors and PyTorch have errors of their own for a file that can't be written
-            if isinstance(error, OSError | SafetensorError) or "inline_container" in str(error):
-                told = " ".join(str(error).split())
-                raise OSError(
-                    f"{folder} can't be saved ({told}); the checkpoints before it are kept: make room, and resume "
-                    "from the last one"
-                ) from error
-            raise
 
     def _save_rng_state(self, output_dir):
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()  # each process has its own, and all belong to a complete checkpoint
-
-    def save_model(self, *args, **kwargs):
-        """Save the model, with the averaged weights where there are such."""
-        with self._averaged_weights():
-            super().save_model(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         with told_in_words(resume_from_checkpoint):
@@ -443,20 +383,18 @@ class VisTrainer(Trainer):
         so on, in `[0, 1]`, -1 where there is no such ground truth. Every process takes its share of the videos, and of
         a measured video no mask is kept. A video that cannot be read counts as missed, with a warning.
         """
-        from ..data.loading import categories_of
-
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(dataset, str) and isinstance(self.eval_dataset, dict):
             dataset = self.eval_dataset[dataset]
         videos = annotated_videos(dataset)
         if videos is None:
-            with self._averaged_weights():
+            with averaged_weights(self.model, self.averaged):
                 return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
         self._memory_tracker.start()
         start = time.time()
         self._check_evaluation(videos)
-        with self._averaged_weights():
+        with averaged_weights(self.model, self.averaged):
             numbers = self._measure(videos, metric_key_prefix)
         self._evaluations[metric_key_prefix] = Evaluation(
             dataset=metric_key_prefix.removeprefix("eval").lstrip("_"),
@@ -474,9 +412,6 @@ class VisTrainer(Trainer):
         return metrics
 
     def _check_evaluation(self, videos: "Dataset") -> None:
-        from ..data.loading import categories_of
-        from ..evaluation.predictions import category_ids
-
         if self.processing_class is None:
             raise ValueError(
                 "there is an eval_dataset but no processing_class; expected a video processor, which prepares whole "
@@ -508,62 +443,40 @@ class VisTrainer(Trainer):
             )
 
     def _measure(self, videos: "Dataset", prefix: str) -> dict[str, Any]:
-        from accelerate.utils import gather_object
-
-        from ..data.loading import categories_of, ytvis_entries
-        from ..evaluation.predictions import predict_dataset
-        from ..metrics.ytvis_map import YtvisMeanAveragePrecision
-        from ..pipelines import VideoInstanceSegmentationPipeline
-
-        share = videos.select(range(self.args.process_index, len(videos), self.args.world_size))
-        columns = share.select_columns(["video_id", "height", "width", "length", "file_names", "frames_dir"])
-        listed = [
-            {"id": row["video_id"], **row, "file_names": [str(Path(row["frames_dir"], n)) for n in row["file_names"]]}
-            for row in columns
-        ]
-        categories = categories_of(videos)
         model = self.accelerator.unwrap_model(self.model)
         was_training = model.training
         segmenter = VideoInstanceSegmentationPipeline(
             model=model.eval(), video_processor=self.processing_class, device=self.args.device
         )
-        metric = YtvisMeanAveragePrecision()
         with progress_bars(not self.args.disable_tqdm and self.is_local_process_zero()):
-            results = predict_dataset(
+            numbers = measure(
                 segmenter,
-                {"videos": listed, "categories": categories},
-                "",
-                top_k=self.eval_top_k,
-                max_frames=self.eval_max_frames,
+                videos,
+                self.eval_top_k,
+                self.eval_max_frames,
+                self.args.process_index,
+                self.args.world_size,
+                on_video=partial(self._draw_sample, prefix),
             )
-            for position, (row, predictions) in enumerate(zip(share, results, strict=True)):
-                video, annotations = ytvis_entries(row)
-                truth = {"videos": [video], "annotations": annotations, "categories": categories}
-                metric.update(predictions, truth)
-                if position < self.num_samples and self.is_world_process_zero():
-                    self._draw_sample(listed[position], predictions, categories, prefix)
         model.train(was_training)
-        metric, *others = gather_object([metric])
-        for other in others:
-            metric.merge(other)
-        return metric.compute()
+        return numbers
 
-    def _draw_sample(self, video: dict, predictions: list[dict], categories: list[dict], prefix: str) -> None:
-        from PIL import Image
-
+    def _draw_sample(self, prefix: str, position: int, video: dict[str, Any], instances: VideoInstances) -> None:
+        if position >= self.num_samples or not self.is_world_process_zero():
+            return
         try:
-            sheet = prediction_sheet(video, predictions, {entry["id"]: entry["name"] for entry in categories})
+            sheet = prediction_sheet([Path(video["frames_dir"], name) for name in video["file_names"]], instances)
             name = "samples" if prefix == "eval" else f"samples_{prefix.removeprefix('eval_')}"
             folder = Path(self.args.output_dir, name, f"step-{self.state.global_step}")
             folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(sheet).save(folder / f"video-{video['id']}.png")
+            Image.fromarray(sheet).save(folder / f"video-{video['video_id']}.png")
             for callback in self.callback_handler.callbacks:
                 writer = getattr(callback, "tb_writer", None)
                 if writer is not None:
-                    writer.add_image(f"{name}/{video['id']}", sheet, self.state.global_step, dataformats="HWC")
+                    writer.add_image(f"{name}/{video['video_id']}", sheet, self.state.global_step, dataformats="HWC")
         except Exception as error:
             # A picture is not worth a training run.
-            logger.warning(f"video {video['id']} is not drawn: {error}")
+            logger.warning(f"video {video['video_id']} is not drawn: {error}")
 
     # --------------------------------------------------------------------------------------------------------- card
 
@@ -571,6 +484,41 @@ class VisTrainer(Trainer):
     def step_of_weights(self) -> int:
         """Steps of training behind the weights that the model has."""
         return self.state.global_step if self._best_step is None else self._best_step
+
+    def training_facts(self, source: str, data: Sequence[str]) -> dict[str, Any]:
+        """
+        How the model was trained, by the names of a card.
+
+        Args:
+            source: checkpoint that it started from, or an empty string. Of a path, the last part is told.
+            data: names of the training data.
+        """
+        args, clips = self.args, self.train_dataset
+        device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type
+        schedule = args.lr_scheduler_type.value
+        if self.lr_drops:
+            schedule = f"a tenth after {' and '.join(map(str, self.lr_drops))} (steps, or shares of the training)"
+        scales = f"backbone x{self.backbone_lr_scale}, offsets and reference points x{self.sampling_lr_scale}"
+        facts = {
+            "data": ", ".join(data),
+            "started from": Path(source).name,
+            "steps": self.step_of_weights,
+            "time": self.cost,
+            "devices": f"{args.world_size} x {device}",
+            "clips in an epoch": len(clips) if hasattr(clips, "__len__") else None,
+            "frames of a clip": getattr(clips, "num_frames", None),
+            "clips a step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "optimizer": f"{args.optim.value}, weight decay {args.weight_decay}, "
+            f"gradient norm up to {args.max_grad_norm}",
+            "learning rate": f"{args.learning_rate}, {scales}",
+            "schedule": f"{schedule}, warmup {args.warmup_steps:g}",
+            "precision": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
+            "adversarial loss": self.adversarial or None,
+            "average of the weights": self.ema_decay or None,
+            "seed": args.seed,
+            "versions": f"transformers {transformers.__version__}, torch {torch.__version__}",
+        }
+        return {name: value for name, value in facts.items() if value not in (None, "")}
 
     def create_model_card(
         self,
@@ -613,7 +561,7 @@ class VisTrainer(Trainer):
             config.model_type,
             self.model.num_parameters(),
             [config.id2label[label] for label in sorted(config.id2label)],
-            training_facts(self, source, dataset or dataset_tags or []),
+            self.training_facts(source, dataset or dataset_tags or []),
             evaluations,
             language=language,
             license=license,
@@ -624,100 +572,6 @@ class VisTrainer(Trainer):
         write_card(card, Path(self.args.output_dir, "README.md"))
 
 
-class AveragingCallback(TrainerCallback):
-    """Averages the weights of a [`VisTrainer`] after every step."""
-
-    def __init__(self, trainer: VisTrainer):
-        self.trainer = trainer
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.trainer.update_average()
-
-
-class BarCallback(ProgressCallback):
-    """The progress bar alone, without the logs."""
-
-    def on_log(self, *args, **kwargs):
-        pass
-
-
-class StepCallback(TrainerCallback):
-    """Says at every log of the loss how far the training is, and how long it will take."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.start = time.monotonic(), state.global_step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.start[1] + 1:  # the first step takes longer: it builds and loads what all need
-            self.first_seconds = time.monotonic() - self.start[0]
-            self.start_of_second = time.monotonic()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if not state.is_world_process_zero:
-            return
-        if "loss" not in logs:
-            return tqdm.write(str({name: value for name, value in logs.items() if name != "total_flos"}))
-        steps = state.global_step - self.start[1]
-        seconds = (time.monotonic() - self.start_of_second) / (steps - 1) if steps > 1 else self.first_seconds
-        tqdm.write(step_line(state.global_step, state.max_steps, logs, seconds))
-
-
-def step_line(step: int, steps: int, logs: dict[str, float], seconds: float) -> str:
-    """Where a training is, as text: step, loss, learning rate, seconds of a step, and what is left at this speed."""
-    left = round((steps - step) * seconds)
-    hours, minutes = divmod(left // 60, 60)
-    duration = f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{left} s"
-    rate = f"  learning rate {logs['learning_rate']:.1e}" if "learning_rate" in logs else ""
-    return f"step {step}/{steps}  loss {float(logs['loss']):.3f}{rate}  {seconds:.2f} s/step  {duration} left"
-
-
-def report_steps(trainer: Trainer) -> None:
-    """Let a trainer on a terminal say a line at every log, in the place of all its numbers."""
-    if trainer.pop_callback(ProgressCallback):
-        trainer.add_callback(BarCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(StepCallback)
-
-
-def read_drops(drops: Sequence[float | str]) -> list[Fraction]:
-    """
-    Numbers of steps, or shares of the training below 1.
-
-    Raises:
-        ValueError: for what is no positive number.
-    """
-    try:
-        numbers = [Fraction(drop) for drop in drops]
-    except (ValueError, ZeroDivisionError):
-        numbers = [Fraction(0)]
-    if any(number <= 0 for number in numbers):
-        raise ValueError(
-            f'lr_drops is {list(drops)}; expected steps such as 6000, or shares of the training such as "4/12" or 0.25'
-        )
-    return numbers
-
-
-def step_schedule(optimizer: torch.optim.Optimizer, drops: list[int], warmup_steps: int) -> LambdaLR:
-    """Learning rates that rise from 0 in `warmup_steps` and fall to a tenth after each of `drops`, ascending steps."""
-    return LambdaLR(optimizer, partial(_step_factor, drops=drops, warmup_steps=warmup_steps))
-
-
-def _step_factor(step: int, drops: list[int], warmup_steps: int) -> float:
-    rise = step / warmup_steps if step < warmup_steps else 1.0
-    return rise * 0.1 ** bisect_right(drops, step)
-
-
-@contextmanager
-def progress_bars(shown: bool) -> Iterator[None]:
-    """With or without progress bars, whatever the setting outside."""
-    before = logging.is_progress_bar_enabled()
-    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
-    try:
-        yield
-    finally:
-        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
-
-
 def annotated_videos(dataset: Any) -> "Dataset | None":
     """The data set of [`load_vis_dataset`] that this is or, as [`VideoClips`], draws from; None if there is none."""
     if not hasattr(dataset, "column_names"):
@@ -726,150 +580,4 @@ def annotated_videos(dataset: Any) -> "Dataset | None":
     return dataset if columns <= set(getattr(dataset, "column_names", ())) else None
 
 
-def prediction_sheet(video: dict[str, Any], predictions: list[dict[str, Any]], names: dict[int, str]) -> np.ndarray:
-    """
-    Frames of a video side by side with what was found in them, uint8 `(H, W, 3)`.
-
-    Args:
-        video: `height`, `width` and paths of the frames, `file_names`.
-        predictions: in YouTube-VIS results format.
-        names: class names by category id.
-    """
-    from PIL import Image
-
-    from ..results.drawing import contact_sheet, draw_instances
-    from ..results.video_instances import VideoInstances
-
-    frames = video["file_names"]
-    found = VideoInstances(
-        scores=[prediction["score"] for prediction in predictions],
-        labels=[prediction["category_id"] for prediction in predictions],
-        track_ids=range(1, len(predictions) + 1),
-        masks=[prediction["segmentations"] for prediction in predictions],
-        boxes=None,
-        size=(video["height"], video["width"]),
-        num_frames=len(frames),
-        id2label=names,
-    ).filter(SAMPLE_THRESHOLD)
-    chosen = np.linspace(0, len(frames) - 1, min(SAMPLE_FRAMES, len(frames))).round().astype(int)
-    drawn = []
-    for frame in chosen:
-        drawn.append(draw_instances(read_image(frames[frame]), found, int(frame)))
-    sheet = Image.fromarray(contact_sheet(drawn, columns=len(drawn)))
-    sheet.thumbnail((SAMPLE_WIDTH, sheet.height))
-    return np.asarray(sheet)
-
-
-def damage(checkpoint: Path) -> str | None:
-    """What keeps a run from going on from a checkpoint, or None if it was saved to its end and is whole."""
-    try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
-    except (OSError, ValueError):  # it comes last
-        return f"{TRAINER_STATE_NAME} is missing or incomplete, so it was not saved to its end"
-    try:
-        check_weights(checkpoint)
-        for pattern in ("*.pt", "*.pth", "*.safetensors"):
-            for path in checkpoint.glob(pattern):
-                check_weights_file(path)
-    except (OSError, ValueError) as error:
-        return str(error)
-    return None
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was saved to its end, and its files are whole."""
-    return damage(checkpoint) is None
-
-
-def steps_of(checkpoint: str | Path) -> int | None:
-    """The steps of training behind a checkpoint, by its name; None for what is none."""
-    number = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", Path(checkpoint).name)
-    return int(number[1]) if number else None
-
-
-def damaged_checkpoints(folder: str | Path) -> list[tuple[Path, str]]:
-    """The checkpoints in an output folder that no run can go on from, with the reasons."""
-    paths = [path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if steps_of(path) is not None]
-    return [(path, what) for path in sorted(paths, key=steps_of) if (what := damage(path))]
-
-
-def last_checkpoint(folder: str | Path) -> str | None:
-    """The complete checkpoint of the most steps in an output folder, or None."""
-    paths = Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    complete = [path for path in paths if steps_of(path) is not None and is_complete(path)]
-    return str(max(complete, key=steps_of)) if complete else None
-
-
-@contextmanager
-def output_lock(folder: str | Path, needed: bool = True) -> Iterator[None]:
-    """
-    Keep other runs out of an output folder; the end of the process, whatever it is, lets them in again.
-
-    Args:
-        folder: of a run, which may enter again.
-        needed: whether this process writes there.
-
-    Raises:
-        ValueError: when another run has it.
-    """
-    if not needed:
-        yield
-        return
-    path = Path(folder, ".training.lock")
-    lock = FileLock(path, timeout=0, is_singleton=True)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise ValueError(
-            f"another run is writing into {folder}: choose another output_dir, or wait for its end"
-        ) from error
-    except OSError as error:  # not every file system has locks
-        logger.warning(f"{folder} can't be locked ({error}): keep other runs out of it")
-        yield
-        return
-    try:
-        yield
-    finally:
-        if lock.lock_counter == 1:
-            with suppress(OSError):  # some systems keep what is open
-                path.unlink()
-        lock.release()
-
-
-def load_for_training(checkpoint: str | Path, **settings) -> PreTrainedModel:
-    """
-    A model to fine-tune. Heads of another number of classes start anew.
-
-    Args:
-        checkpoint: folder or Hub name.
-        settings: what to change in its configuration, such as `id2label`. With another `model_type` than the
-            checkpoint's the model is of that type and its default settings, and has the weights that both have in
-            common: an MS-STS VIS model starts as exactly the SeqFormer of the checkpoint.
-
-    Raises:
-        FileNotFoundError: if there is no such checkpoint.
-        ValueError: for a `model_type` or a setting that is not known.
-    """
-    check_checkpoint(checkpoint)
-    config = AutoConfig.from_pretrained(checkpoint)
-    model_type = settings.pop("model_type", config.model_type)
-    if model_type not in CONFIG_MAPPING:
-        raise ValueError(f'model_type is {model_type!r}; expected one such as "msstsvis" or "seqformer"')
-    unknown = [name for name in settings if not hasattr(config, name)]
-    if unknown:
-        raise ValueError(f"the configuration of {checkpoint} has no {', '.join(unknown)}; expected arguments of it")
-    if model_type == config.model_type:
-        config = AutoConfig.from_pretrained(checkpoint, **settings)
-    else:
-        defaults = type(config)().to_dict()
-        chosen = {name: value for name, value in config.to_dict().items() if value != defaults.get(name)}
-        for name in ("architectures", "transformers_version"):
-            chosen.pop(name, None)
-        config = CONFIG_MAPPING[model_type](**(chosen | settings))
-    return AutoModelForVideoInstanceSegmentation.from_pretrained(
-        checkpoint, config=config, ignore_mismatched_sizes=True
-    )
-
-
-__all__ = ["VisTrainer", "last_checkpoint", "load_for_training"]
+__all__ = ["VisTrainer", "load_for_training"]
