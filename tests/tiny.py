@@ -8,17 +8,20 @@ import torch
 from transformers_msstsvis import MsstsVisConfig, MsstsVisForVideoInstanceSegmentation
 from transformers_msstsvis.video.writer import VideoWriter
 
+NAMES = {0: "disk", 1: "star", 2: "ring"}
+BACKBONE = {
+    "model_type": "resnet",
+    "embedding_size": 8,
+    "hidden_sizes": [8, 16, 24, 32],
+    "depths": [1, 1, 1, 1],
+    "layer_type": "basic",
+    "out_features": ["stage2", "stage3", "stage4"],
+}
+
 
 def tiny_config(config_class: type[MsstsVisConfig] = MsstsVisConfig, **changes) -> MsstsVisConfig:
     values = {
-        "backbone_config": {
-            "model_type": "resnet",
-            "embedding_size": 8,
-            "hidden_sizes": [8, 16, 24, 32],
-            "depths": [1, 1, 1, 1],
-            "layer_type": "basic",
-            "out_features": ["stage2", "stage3", "stage4"],
-        },
+        "backbone_config": BACKBONE,
         "d_model": 64,
         "encoder_layers": 1,
         "decoder_layers": 2,
@@ -28,8 +31,8 @@ def tiny_config(config_class: type[MsstsVisConfig] = MsstsVisConfig, **changes) 
         "decoder_ffn_dim": 64,
         "num_queries": 12,
         "temporal_hidden_size": 16,
-        "id2label": {0: "disk", 1: "star", 2: "ring"},
-        "label2id": {"disk": 0, "star": 1, "ring": 2},
+        "id2label": NAMES,
+        "label2id": {name: label for label, name in NAMES.items()},
     }
     return config_class(**{**values, **changes})
 

@@ -28,6 +28,8 @@ class Tester:
         exempt: name of a common test that the model can't pass -> the reason.
     """
 
+    __test__ = False  # not a test itself
+
     config: Callable[..., PreTrainedConfig]
     mask_size: Callable[[int], int]
     hidden_axes: str = "BQC"

@@ -48,7 +48,7 @@ def evaluate_model(
     ovis: bool = False,
     long_videos: PathOrName | None = None,
     top_k: int = 10,
-    max_frames: int = 36,
+    max_frames: int | None = None,
     device: str | None = None,
 ) -> dict[str, Any] | None:
     """
@@ -68,7 +68,7 @@ def evaluate_model(
         ovis: also the numbers by occlusion.
         long_videos: the numbers of YouTube-VIS 2022, see [`compute_short_long`]: file with the ids of the long videos.
         top_k: results per video, 10 as published.
-        max_frames: longest clip that the model sees at once.
+        max_frames: longest clip that the model sees at once, as of the pipeline.
         device: as in every pipeline; of several processes, each takes its own by default.
 
     Returns:
@@ -147,7 +147,7 @@ def measure(
     segmenter: VideoInstanceSegmentationPipeline,
     videos: "Dataset",
     top_k: int = 10,
-    max_frames: int = 36,
+    max_frames: int | None = None,
     rank: int = 0,
     num_processes: int = 1,
     on_video: Callable[[int, dict[str, Any], VideoInstances], None] = lambda *_: None,
@@ -218,7 +218,7 @@ def _predict(
     frames_dir: PathOrName | None,
     place: PathOrName | None,
     top_k: int,
-    max_frames: int,
+    max_frames: int | None,
     device: str | None,
 ) -> list[dict] | None:
     """The results of all videos, kept at `place` while they grow; None in all processes but the first."""

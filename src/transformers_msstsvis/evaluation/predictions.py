@@ -31,7 +31,7 @@ def predict_dataset(
     dataset: "dict[str, Any] | Dataset",
     frames_dir: str | Path | None = None,
     top_k: int = 10,
-    max_frames: int = 36,
+    max_frames: int | None = None,
 ) -> Iterator[VideoInstances | None]:
     """
     What is found in every video, video by video.
@@ -42,7 +42,7 @@ def predict_dataset(
             [`load_vis_dataset`], with embedded frames or without.
         frames_dir: folder that `file_names` are relative to, for the videos that have no `frames_dir` of their own.
         top_k: results per clip, 10 as published.
-        max_frames: longest clip that the model sees at once.
+        max_frames: longest clip that the model sees at once, as of the pipeline.
 
     Returns:
         The instances of each video, when they are asked for. A video that can't be evaluated gives None, with a
@@ -71,7 +71,7 @@ def predict_to_files(
     frames_dir: str | Path,
     files: "ResultFiles",
     top_k: int = 10,
-    max_frames: int = 36,
+    max_frames: int | None = None,
     rank: int = 0,
     num_processes: int = 1,
 ) -> None:
@@ -101,7 +101,7 @@ def _predict_video(
     video: dict[str, Any],
     frames_dir: str | Path,
     top_k: int,
-    max_frames: int,
+    max_frames: int | None,
 ) -> VideoInstances:
     name = f"video {video['id']}"
     frames = _frames_of(video, frames_dir, name)

@@ -77,7 +77,7 @@ class VisTrainer(Trainer):
         ema_decay: keep an exponential moving average of the weights, such as 0.999; 0, the default, goes without. It
             is the average that is evaluated and saved, also in `model.safetensors` of checkpoints, and that the model
             has after training; the weights that were trained lie beside it in checkpoints, to resume from.
-        eval_max_frames: longest clip that the model sees at once in evaluation.
+        eval_max_frames: longest clip that the model sees at once in evaluation, as `max_frames` of the pipeline.
         eval_top_k: results per video in evaluation, 10 as published; with more instances in a video more are needed.
         num_samples: videos to draw at each evaluation, into `samples/step-N` in the output folder and, where it is in
             use, TensorBoard.
@@ -104,7 +104,7 @@ class VisTrainer(Trainer):
         discriminator_learning_rate: float = 1e-4,
         lr_drops: Sequence[float | str] = (),
         ema_decay: float = 0.0,
-        eval_max_frames: int = 36,
+        eval_max_frames: int | None = None,
         eval_top_k: int = 10,
         num_samples: int = 4,
         **kwargs,
@@ -112,7 +112,7 @@ class VisTrainer(Trainer):
         self.backbone_lr_scale, self.sampling_lr_scale = backbone_lr_scale, sampling_lr_scale
         self.adversarial, self.lr_drops, self.ema_decay = adversarial, read_drops(lr_drops), ema_decay
         for name, value in (("eval_max_frames", eval_max_frames), ("eval_top_k", eval_top_k)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; expected at least 1")
         if adversarial < 0:
             raise ValueError(f"adversarial is {adversarial}; expected a weight, or 0 to go without")

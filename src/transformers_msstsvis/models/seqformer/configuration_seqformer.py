@@ -3,8 +3,6 @@
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers.configuration_utils import SubConfigSpec
-from transformers.models.auto import AutoConfig
 
 from ..vis.configuration_vis import VisConfig
 
@@ -84,13 +82,6 @@ class SeqFormerConfig(VisConfig):
     """
 
     model_type = "seqformer"
-    sub_configs_defaults = {
-        "backbone_config": SubConfigSpec(
-            config_class=AutoConfig,
-            model_type="resnet",
-            init_kwargs={"out_features": ["stage2", "stage3", "stage4"]},
-        )
-    }
     attribute_map = {
         "hidden_size": "d_model",
         "num_attention_heads": "encoder_attention_heads",

@@ -5,8 +5,8 @@ from difflib import get_close_matches
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers.configuration_utils import PreTrainedConfig
-from transformers.models.auto import CONFIG_MAPPING
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.models.auto import CONFIG_MAPPING, AutoConfig
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -20,8 +20,9 @@ BACKBONE_WIDTHS = ("hidden_sizes", "embedding_size", "embed_dim", "hidden_size",
 @strict
 class VisConfig(PreTrainedConfig):
     """
-    Base of all configurations. A subclass declares its arguments, their `ranges`, the default backbone in
-    `sub_configs_defaults`, and what has to fit together in `validate_architecture`.
+    Base of all configurations. A subclass declares its arguments, their `ranges`, in `sub_configs_defaults` another
+    default backbone than a ResNet-50 with maps of strides 8, 16 and 32, and in `validate_architecture` what has to fit
+    together.
 
     Class names belong in `id2label` and `label2id`; the number of labels is theirs.
 
@@ -46,6 +47,13 @@ class VisConfig(PreTrainedConfig):
             models of transformers, such as `backbone`.
     """
 
+    sub_configs_defaults = {
+        "backbone_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="resnet",
+            init_kwargs={"out_features": ["stage2", "stage3", "stage4"]},
+        )
+    }
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"num_labels": (1, 1_000_000)}
 
     backbone_config: dict | PreTrainedConfig | None = None
