@@ -24,6 +24,7 @@ class Tester:
         mask_size: rows or columns of the masks of a frame with so many pixels.
         hidden_axes: those of `last_hidden_state`: sizes by letter.
         no_object: 1 if every frame has a logit more, of no object; 0 if not; None for models without frame logits.
+        published_size: height and width of a 720x1280 frame as the published test has it.
         no_gradient: pattern of parameters that get no gradient -> the reason.
         exempt: name of a common test that the model can't pass -> the reason.
     """
@@ -34,6 +35,7 @@ class Tester:
     mask_size: Callable[[int], int]
     hidden_axes: str = "BQC"
     no_object: int | None = None
+    published_size: tuple[int, int] = (360, 640)
     no_gradient: dict[str, str] = field(default_factory=dict)
     exempt: dict[str, str] = field(default_factory=dict)
 
