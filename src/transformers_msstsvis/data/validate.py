@@ -3,12 +3,10 @@
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from transformers.utils.logging import tqdm
 
-from ..commands.validate import check, make_parser
 from ..files import check_writable, written_aside
 from ..video.images import IMAGE_SUFFIXES
 from .formats import open_source
@@ -107,15 +105,7 @@ class _YtvisWriter:
         self.file.write(f'],\n"videos": {json.dumps(self.videos)},\n"categories": {json.dumps(categories)}}}\n')
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status, 0 without errors and 1 with."""
-    options = make_parser("python -m transformers_msstsvis.data.validate").parse_args(arguments)
-    try:
-        return check(options)
-    except (OSError, ValueError) as error:
-        print(error)
-        return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from ..commands.validate import main_of_module
+
+    sys.exit(main_of_module())
