@@ -9,7 +9,7 @@ from transformers.utils.logging import tqdm
 
 from ..files import check_writable, written_aside
 from ..video.images import IMAGE_SUFFIXES
-from .formats import open_source
+from .formats import locate, open_source
 from .loading import ytvis_entries
 from .validation import CheckedRows
 
@@ -41,7 +41,7 @@ def validate(
         ValueError: when `fix` is the annotation file itself, or has the name of an image.
         OSError: when `fix` can't be written; before anything is checked, where that can be known.
     """
-    source = open_source(annotations, frames_dir, split, allow_outside, tracks)
+    source = open_source(locate(annotations, frames_dir, split), allow_outside, tracks)
     if fix is not None:
         _check_output(Path(fix), source.path)
     checked = CheckedRows(source, check_frames=True, decode=decode, repair=fix is not None)
