@@ -9,12 +9,15 @@ from PIL import Image
 from transformers import TrainingArguments
 
 from tests.data.vis_rows import rle
-from transformers_msstsvis.commands import train as script
+from transformers_msstsvis import MsstsVisVideoProcessor
+from transformers_msstsvis.commands.train import read_recipe
 from transformers_msstsvis.data.clips import VideoClips
 from transformers_msstsvis.data.pseudo_clips import PseudoClips
 from transformers_msstsvis.data.sampling import JointClips
 from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
+from transformers_msstsvis.training import run as script
+from transformers_msstsvis.training.arguments import Arguments
 
 
 @pytest.fixture
@@ -46,24 +49,30 @@ def stills(tmp_path):
 
 
 def test_defaults(annotations):
-    arguments = script.Arguments(dataset=str(annotations))
+    arguments = Arguments(dataset=str(annotations))
     clips = script.make_clips(arguments, seed=1)
     assert isinstance(clips, VideoClips)
     assert (clips.sampling, clips.num_frames, clips.flip, clips.seed) == ("window", 5, True, 1)
-    assert script.inference_size(arguments, clips) == {"shortest_edge": 64, "longest_edge": 113}
+    assert script.inference_size(arguments, clips, MsstsVisVideoProcessor) == {
+        "shortest_edge": 64,
+        "longest_edge": 113,
+    }
 
 
 def test_the_processor_shows_frames_as_large_as_in_training():
     class Clips:
         dataset = {"height": [128, 384, 384], "width": [128, 384, 1152]}
 
-    assert script.inference_size(script.Arguments(), Clips) == {"shortest_edge": 384, "longest_edge": 1152}
-    assert script.inference_size(script.Arguments(shortest_edge=100), Clips)["longest_edge"] == 300
+    assert script.inference_size(Arguments(), Clips, MsstsVisVideoProcessor) == {
+        "shortest_edge": 384,
+        "longest_edge": 1152,
+    }
+    assert script.inference_size(Arguments(shortest_edge=100), Clips, MsstsVisVideoProcessor)["longest_edge"] == 300
 
 
 def test_a_recipe_may_leave_out_values(tmp_path):
     (tmp_path / "recipe.yaml").write_text("frames_dir:\nlr_drops: []\nmax_steps: 3\n")
-    assert script.read_recipe(["--config", str(tmp_path / "recipe.yaml")]) == ["--max_steps", "3"]
+    assert read_recipe(["--config", str(tmp_path / "recipe.yaml")]) == ["--max_steps", "3"]
 
 
 @pytest.mark.parametrize(
@@ -82,19 +91,19 @@ def test_a_recipe_may_leave_out_values(tmp_path):
 def test_wrong_values_of_flags(annotations, tmp_path, flags, message):
     training = TrainingArguments(str(tmp_path / "out"), use_cpu=True, report_to="none")
     with pytest.raises(ValueError, match=message):
-        script.make_trainer(script.Arguments(str(annotations), **flags), training)
+        script.make_trainer(Arguments(str(annotations), **flags), training)
 
 
 def test_published_training_at_a_small_scale(annotations):
-    arguments = script.Arguments(str(annotations), sampling="published", augmentation='{"scale": 0.1}')
+    arguments = Arguments(str(annotations), sampling="published", augmentation='{"scale": 0.1}')
     clips = script.make_clips(arguments, seed=0)
     assert len(clips) == clips.lengths.sum()
     assert 28 <= min(clips[0]["frames"].shape[-2:]) <= 52
-    assert script.inference_size(arguments, clips) == {"shortest_edge": 36, "longest_edge": 64}
+    assert script.inference_size(arguments, clips, MsstsVisVideoProcessor) == {"shortest_edge": 36, "longest_edge": 64}
 
 
 def test_stills_beside_videos(annotations, stills):
-    arguments = script.Arguments(
+    arguments = Arguments(
         str(annotations),
         num_frames=2,
         stills=str(stills / "stills.json"),
@@ -108,17 +117,17 @@ def test_stills_beside_videos(annotations, stills):
     found = [clip["labels"]["class_labels"].tolist() for clip in map(clips.__getitem__, range(len(clips)))]
     assert len(found) == 5
     assert sum(classes == [star] for classes in found) >= 2  # without the chairs
-    assert script.inference_size(arguments, clips)["shortest_edge"] == 64
+    assert script.inference_size(arguments, clips, MsstsVisVideoProcessor)["shortest_edge"] == 64
 
 
 def test_stills_alone_keep_all_their_classes(stills):
-    arguments = script.Arguments(stills=str(stills / "stills.json"), stills_dir=str(stills / "images"), num_frames=3)
+    arguments = Arguments(stills=str(stills / "stills.json"), stills_dir=str(stills / "images"), num_frames=3)
     clips = script.make_clips(arguments, seed=0)
     assert isinstance(clips, PseudoClips)
     assert clips.id2label == {0: "asterisk", 1: "chair"}
     assert [clips[index]["frames"].shape for index in range(len(clips))] == [(3, 3, 40, 60)] * 2
     assert clips[0]["labels"]["class_labels"].tolist() == [0, 1]
-    assert script.inference_size(arguments, clips) == {"shortest_edge": 40, "longest_edge": 71}
+    assert script.inference_size(arguments, clips, MsstsVisVideoProcessor) == {"shortest_edge": 40, "longest_edge": 71}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +143,7 @@ def test_stills_alone_keep_all_their_classes(stills):
 )
 def test_flags_that_do_not_go_together(flags, message):
     with pytest.raises(ValueError, match=message):
-        script.make_clips(script.Arguments(**flags), seed=0)
+        script.make_clips(Arguments(**flags), seed=0)
 
 
 def test_what_is_skipped_in_training_is_skipped_in_evaluation(tmp_path, monkeypatch):
@@ -146,7 +155,7 @@ def test_what_is_skipped_in_training_is_skipped_in_evaluation(tmp_path, monkeypa
         mask = np.zeros((40, 60 - (frame == 1)), np.uint8)  # one is too narrow
         mask[10:30, 20:40] = 1
         Image.fromarray(mask).save(folder / f"{frame}.png")
-    arguments = script.Arguments(
+    arguments = Arguments(
         str(folder), eval_dataset=str(folder), model=str(SAMPLE_MODEL), num_frames=2, on_error="skip"
     )
     training = TrainingArguments(str(tmp_path / "out"), use_cpu=True, report_to="none")

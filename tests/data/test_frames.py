@@ -9,10 +9,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from transformers_msstsvis import VideoReader
+from transformers_msstsvis.commands.validate import main_of_module as main
 from transformers_msstsvis.data.clips import ClipError, VideoClips
 from transformers_msstsvis.data.loading import embed_frames, load_vis_dataset
 from transformers_msstsvis.data.pseudo_clips import PseudoClips
-from transformers_msstsvis.data.validate import main
 from transformers_msstsvis.evaluation import SkippedVideo, find_frames, read_ground_truth
 from transformers_msstsvis.evaluation.predictions import _frames_of
 from transformers_msstsvis.video.images import ImageError, image_size, read_image

@@ -2,8 +2,8 @@
 
 import pytest
 
+from transformers_msstsvis.commands.validate import main_of_module as main
 from transformers_msstsvis.data.loading import load_vis_dataset
-from transformers_msstsvis.data.validate import main
 
 from .vis_files import CAT, CATEGORIES, DOG, rle, write_dataset
 

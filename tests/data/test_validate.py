@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 
+from transformers_msstsvis.commands.validate import main_of_module as main
 from transformers_msstsvis.data import validate
 from transformers_msstsvis.data.clips import VideoClips
 from transformers_msstsvis.data.loading import categories_of, load_vis_dataset
 from transformers_msstsvis.data.pseudo_clips import PseudoClips
-from transformers_msstsvis.data.validate import main
 from transformers_msstsvis.evaluation import read_ground_truth
 from transformers_msstsvis.metrics.ytvis_map import YtvisMeanAveragePrecision, read_json
 

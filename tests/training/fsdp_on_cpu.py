@@ -14,16 +14,18 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from transformers import HfArgumentParser, TrainingArguments
 
-from transformers_msstsvis.commands import train
+from transformers_msstsvis.commands.train import read_recipe
+from transformers_msstsvis.training.arguments import Arguments
+from transformers_msstsvis.training.run import make_trainer
 
 
 def main() -> None:
-    parser = HfArgumentParser((train.Arguments, TrainingArguments))
-    arguments, training = parser.parse_args_into_dataclasses(train.read_recipe(sys.argv[1:]))
+    parser = HfArgumentParser((Arguments, TrainingArguments))
+    arguments, training = parser.parse_args_into_dataclasses(read_recipe(sys.argv[1:]))
     assert training.device.type == "cpu"  # and now the processes know each other
     # accelerate shards for every kind of device but this one, over the same calls of PyTorch.
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    trainer = train.make_trainer(arguments, training)
+    trainer = make_trainer(arguments, training)
     trainer.train()
     trainer.save_model()
     trainer.save_state()

@@ -23,6 +23,8 @@ from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.evaluation import category_ids
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
 from transformers_msstsvis.training import VisTrainer
+from transformers_msstsvis.training import train as train_in_one_call
+from transformers_msstsvis.training.arguments import flags_of
 from transformers_msstsvis.training.progress import step_line
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -137,6 +139,33 @@ def test_train_script_with_a_recipe_then_evaluate_script(annotations, tmp_path, 
     assert done.stdout.split()[:3] == ["AP", "AP50", "AP75"]
     again = run("evaluate.py", "--results", tmp_path / "new" / "results.json", "--dataset", annotations)
     assert again.stdout == done.stdout
+
+
+def test_one_call_trains_as_the_command_does(annotations, tmp_path, train_script):
+    tiny_model(id2label={0: "disk"}, label2id={"disk": 0}).save_pretrained(tmp_path / "model")
+    settings = {"dataset": annotations, "model": tmp_path / "model", "model_config": {"num_queries": 7}}
+    settings |= {"max_steps": 1, "num_frames": 2, "use_cpu": True, "report_to": "none", "lr_drops": ["1/2"]}
+    settings |= {"per_device_train_batch_size": 1, "dataloader_num_workers": 0}
+    run = train_in_one_call("synthetic-cpu-1", **settings, output_dir=tmp_path / "call")
+    assert run.state.global_step == 1
+    assert (
+        train_script("--config", "synthetic-cpu-1", *flags_of({**settings, "output_dir": tmp_path / "command"})) == 0
+    )
+    written = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("call", "command")]
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"num_frame": 3}, TypeError, "train has no argument num_frame; expected those of the command"),
+        ({"num_frames": "many"}, ValueError, "invalid int value: 'many'"),
+        ({"config": "synthetic-cpu-1", "dataset": "no.json"}, FileNotFoundError, r"no annotation file .* at no\.json"),
+    ],
+)
+def test_wrong_arguments_of_the_call(settings, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        train_in_one_call(**settings, output_dir=tmp_path, use_cpu=True)
 
 
 def test_evaluate_script_on_the_ground_truth_itself(annotations, tmp_path):

@@ -33,5 +33,18 @@ def check(args: argparse.Namespace) -> int:
     return int(errors > 0)
 
 
+def main_of_module(arguments: list[str] | None = None) -> int:
+    """
+    The command line of `python -m transformers_msstsvis.data.validate`, which prints errors with the problems; returns
+    the exit status, 0 without errors and 1 with.
+    """
+    options = make_parser("python -m transformers_msstsvis.data.validate").parse_args(arguments)
+    try:
+        return check(options)
+    except (OSError, ValueError) as error:
+        print(error)
+        return 1
+
+
 if __name__ == "__main__":
     raise SystemExit(main())

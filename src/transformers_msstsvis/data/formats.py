@@ -5,167 +5,55 @@ Whether they are right is for `validation` to say; a source reports only what it
 """
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
-from pycocotools import mask as rle_codec
 
 from ..results.rle import excerpt
-from ..video.images import ImageError, image_size
-from .frames import below, last_parts, turned_note
+from .frames import last_parts
 from .json_index import open_json, read_element, scan_json
-from .layouts import (
-    MaskFolders,
-    existing_frames_dir,
-    find_annotation_file,
-    find_frames,
-    find_mask_folders,
-    images_of,
-    split_of_file,
-)
+from .layouts import existing_frames_dir, find_annotation_file, find_frames, split_of_file
+from .mask_folders import MaskFolders, MaskFolderSource, find_mask_folders
+from .problems import Problem, integer, name_of
 from .sequences import Sequences, find_sequences
+from .source import Record, Source
 
 _NO_ID = -(2**63)  # in place of an id that is missing or no integer
 _TEXT_IDS = 2**62  # identities that are no integers are numbered from here on
 _IDENTITIES = ("instance_id", "track_id", "object_id")  # of objects over frames, in the annotation or its `attributes`
-_MOTS_CATEGORIES = [{"id": 1, "name": "car"}, {"id": 2, "name": "pedestrian"}]
-_MOTS_VOID, _PALETTE_VOID = 10_000, 255
-_VOID = -1  # instead of the latter
-_SMALL = 64  # numbers of objects, beside which 255 is none
-_BRIGHT = 128  # object numbers stay below, masks of one object in black and white do not
-# What Pillow raises on damaged files.
-IMAGE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong with a dataset, and where.
-
-    Attributes:
-        message: what was given, and what was expected.
-        file: the annotation file or folder.
-        video, annotation: which one, as `7` (its id) or `at position 3` (in its list, from 0).
-        frame: which one, as `2` (from 0) or `2 (dog/00010.jpg)`.
-        is_error: whether the dataset is refused for it; otherwise a remark, and everything is kept.
-        remedy: what was done about it, when repairing.
-        is_part: whether the entry is good without what is wrong with it, which is left out alone.
+class Location(NamedTuple):
     """
-
-    message: str
-    file: Path
-    video: str | None = None
-    annotation: str | None = None
-    frame: str | None = None
-    is_error: bool = True
-    remedy: str | None = None
-    is_part: bool = False
-
-    def __str__(self) -> str:
-        places = [("video", self.video), ("annotation", self.annotation), ("frame", self.frame)]
-        place = ", ".join(f"{kind} {name}" for kind, name in places if name is not None)
-        text = ": ".join(part for part in (str(self.file), place, self.message) if part)
-        return text if self.remedy is None else f"{text} -> {self.remedy}"
-
-
-class Record(NamedTuple):
-    """One video.
+    Where a dataset is.
 
     Attributes:
-        video: `id`, `height`, `width`, `length`, `file_names`; None if `problems` leave nothing of it.
-        annotations: position in the file and entry: `id`, `category_id`, `iscrowd`, `segmentations`, `bboxes`,
-            `areas`, `occlusion`.
-        problems: of the format itself; what they are about is not in `video` and `annotations`.
-    """
-
-    video: dict[str, Any] | None
-    annotations: list[tuple[int, Any]]
-    problems: list[Problem] = []
-
-
-@dataclass
-class Source:
-    """A dataset on disk; subclasses are formats and define `__len__`, the number of videos, and `records`.
-
-    Attributes:
-        path: annotation file, or folder of masks.
-        categories: entries as they are in the file.
-        frames_dir: folder that file names are relative to; None when it was not found.
-        split: `"train"`, `"validation"`, `"test"`, or None when nothing tells.
-        labelled: whether there is a list of annotations.
-        annotated: whether it has any.
-        problems: those that are known before any record is read.
-        unused: how many annotations `problems` are about.
-        max_annotation_id: the largest id in use.
-        dropped: as of [`~transformers_msstsvis.data.layouts.FoundFrames`].
-        allow_outside: whether file names may lead out of `frames_dir`.
+        path: the annotation file, or the folder with videos of mask PNGs.
+        folders: the videos, if it is the latter.
+        frames_dir, split: as they were given.
     """
 
     path: Path
-    categories: list[Any] = field(default_factory=list)
-    frames_dir: Path | None = None
-    split: str | None = None
-    labelled: bool = True
-    annotated: bool = True
-    problems: list[Problem] = field(default_factory=list)
-    unused: int = 0
-    max_annotation_id: int = 0
-    dropped: int | None = None
-    allow_outside: bool = False
+    folders: MaskFolders | None
+    frames_dir: str | Path | None
+    split: str | None
 
-    format = ""
-
-    def frame_name(self, name: str) -> str:
-        """
-        The name of a frame relative to `frames_dir`.
-
-        Raises:
-            OutsideError: when it is not below it.
-        """
-        if self.frames_dir is None:
-            return name
-        return below(self.frames_dir, name if self.dropped is None else last_parts(name, self.dropped))
-
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-    def records(self) -> Iterator[Record]:
-        raise NotImplementedError
+    def files(self) -> list[Path]:
+        """What the dataset is read from, without the frames of an annotation file."""
+        return [self.path] if self.folders is None else self.folders.files()
 
 
-def name_of(entry: Any, position: int) -> str:
-    """An entry of the file in messages: its id, or its position when it has none."""
-    identifier = entry.get("id") if isinstance(entry, dict) else None
-    return f"at position {position}" if integer(identifier) is None else str(integer(identifier))
-
-
-def place_of(video: Any, position: int) -> str:
-    """A video in messages: its id and the folder of its frames."""
-    names = video.get("file_names") if isinstance(video, dict) else None
-    first = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
-    folder = first.rpartition("/")[0].rpartition("/")[2]
-    return f"{name_of(video, position)} ({folder[:100]})" if folder else name_of(video, position)
-
-
-def integer(value: Any) -> int | None:
-    """`value` if it is a whole number of 64 bits, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return int(value) if abs(value) < 2**63 and value == int(value) else None
-
-
-def locate(
-    path: str | Path, frames_dir: str | Path | None = None, split: str | None = None
-) -> tuple[Path, MaskFolders | None]:
+def locate(path: str | Path, frames_dir: str | Path | None = None, split: str | None = None) -> Location:
     """
     The annotation file, or the folder with its videos of mask PNGs, that `path` stands for.
 
     Raises:
-        FileNotFoundError, ValueError: as [`open_source`], but for the content of the file.
+        FileNotFoundError: when `path`, or the `frames_dir` that was given, does not exist.
+        ValueError: when several files of a folder fit.
     """
     path = Path(path)
     if frames_dir is not None:
@@ -173,30 +61,23 @@ def locate(
     if path.is_dir():
         folders = find_mask_folders(path, frames_dir, split)
         if folders is not None:
-            return path, folders
+            return Location(path, folders, frames_dir, split)
         path = find_annotation_file(path, split)
     if not path.is_file():
         raise FileNotFoundError(f"no annotation file or folder of masks at {path}")
-    return path, None
+    return Location(path, None, frames_dir, split)
 
 
-def open_source(
-    path: str | Path,
-    frames_dir: str | Path | None = None,
-    split: str | None = None,
-    allow_outside: bool = False,
-    tracks: bool | None = None,
-) -> Source:
+def open_source(location: Location, allow_outside: bool = False, tracks: bool | None = None) -> Source:
     """
-    The source of an annotation file or a folder, in the format it turns out to have.
+    The source at a location, in the format it turns out to have.
 
     Frames that are not found are the last of the source's `problems`; its `frames_dir` is None then.
 
     Raises:
-        FileNotFoundError: when `path`, or the `frames_dir` that was given, does not exist.
-        ValueError: when the file is not JSON or in none of the formats, or several files of a folder fit.
+        ValueError: when the file is not JSON or in none of the formats.
     """
-    path, folders = locate(path, frames_dir, split)
+    path, folders, frames_dir, split = location
     if folders is not None:
         source = MaskFolderSource.open(path, folders, split)
         source.allow_outside = allow_outside
@@ -220,9 +101,6 @@ def open_source(
         )
         source.problems.append(Problem(message, path, is_error=False))
     return source
-
-
-# ---------------------------------------------------------------------------------------------------------------- JSON
 
 
 @dataclass
@@ -638,184 +516,3 @@ def _place(frame: int, image: dict[str, Any]) -> str:
 
 def _ids(entries: list[Any]) -> set[int]:
     return {integer(entry.get("id")) for entry in entries if isinstance(entry, dict)} - {None}
-
-
-# ----------------------------------------------------------------------------------------------------------- mask PNGs
-
-
-class MaskFolderSource(Source):
-    """DAVIS, YouTube-VOS and MOTS: a PNG per annotated frame whose values are the objects, 0 the background.
-
-    Only the frames that have a mask form the video: the others are not labelled, which is not the same as empty. A
-    video without any mask has all its frames and no annotations. In a palette PNG 255 is void, as in DAVIS, and no
-    object, unless it is the only value of the video; so it is beside small numbers in a grey PNG. In the 16-bit PNGs
-    of MOTS a value is 1000 times the category (1 car, 2 pedestrian) plus the object, and 10000 is void. Other masks
-    tell no classes: all objects are of category 1, "object". Videos and objects are numbered from 1.
-    """
-
-    format = "mask PNGs"
-
-    @classmethod
-    def open(cls, path: Path, folders: MaskFolders, split: str | None) -> "MaskFolderSource":
-        source = cls(path, frames_dir=folders.frames_dir, split=split)
-        source.folders = folders.videos
-        source.is_mots = _are_mots(png for folder, _ in folders.videos for png in _pngs(folder))
-        source.categories = _MOTS_CATEGORIES if source.is_mots else [{"id": 1, "name": "object"}]
-        source.labelled = any(_pngs(folder) for folder, _ in folders.videos)
-        unlabelled = sum(len(_frames(frames, masks)) for masks, frames in folders.videos if _pngs(masks)) - sum(
-            len(_pngs(masks)) for masks, _ in folders.videos
-        )
-        if unlabelled > 0:
-            message = f"{unlabelled} frames have no mask; only the frames that have one form the videos"
-            source.problems.append(Problem(message, path, is_error=False))
-        return source
-
-    def __len__(self) -> int:
-        return len(self.folders)
-
-    def records(self) -> Iterator[Record]:
-        number, only_void, grey_void = 0, [], []
-        for video_id, (masks_dir, frames_dir) in enumerate(self.folders, start=1):
-            problems: list[Problem] = []
-            frames = {image.stem: image for image in _frames(frames_dir, masks_dir)}
-            objects: dict[str, dict[int, Any]] = {}
-            for png in _pngs(masks_dir):
-                try:
-                    if png.stem not in frames:
-                        raise ValueError(f"the mask has no frame {png.stem} in {frames_dir}")
-                    objects[png.stem] = _read_objects(png, frames[png.stem], self.is_mots)
-                except IMAGE_ERRORS as error:
-                    problems.append(Problem(str(error), self.path, f"{video_id} ({masks_dir.name})", frame=png.name))
-            void, values = _VOID, set().union(*objects.values())
-            if values == {_VOID}:
-                void = None
-                only_void.append(masks_dir.name)
-            elif (
-                _PALETTE_VOID in values and 0 < max(values - {_PALETTE_VOID}, default=0) < _SMALL and not self.is_mots
-            ):
-                void = _PALETTE_VOID
-                grey_void.append(masks_dir.name)
-            objects = {stem: {v: mask for v, mask in of.items() if v != void} for stem, of in objects.items()}
-            chosen = list(objects) if _pngs(masks_dir) else list(frames)
-            video = {
-                "id": video_id,
-                "length": len(chosen),
-                "file_names": [frames[stem].relative_to(self.frames_dir).as_posix() for stem in chosen],
-                **_size(frames[stem] for stem in chosen),
-            }
-            annotations = []
-            for track in _tracks_of(list(objects.values()), self.is_mots):
-                number += 1
-                annotations.append((number, {"id": number, **track}))
-            yield Record(video, annotations, problems)
-        if only_void:
-            message = (
-                f"the palette masks of {len(only_void)} videos, as {only_void[0]}, have no other value than 255; it "
-                "is taken for an object, not for the void of DAVIS"
-            )
-            self.problems.append(Problem(message, self.path, is_error=False))
-        if grey_void:
-            message = (
-                f"the grey masks of {len(grey_void)} videos, as {grey_void[0]}, have small numbers and 255, which is "
-                "taken for void, not for an object"
-            )
-            self.problems.append(Problem(message, self.path, is_error=False))
-
-
-def _pngs(folder: Path) -> list[Path]:
-    return [path for path in images_of(folder) if path.suffix.lower() == ".png"]
-
-
-def _frames(folder: Path, masks: Path) -> list[Path]:
-    """The frames of a video; PNG files are frames only where neither masks nor other images are."""
-    images = images_of(folder)
-    return [path for path in images if path.suffix.lower() != ".png"] or ([] if folder == masks else images)
-
-
-def _size(frames: Iterable[Path]) -> dict[str, int]:
-    """Height and width of the first frame that can be read."""
-    for path in frames:
-        try:
-            return dict(zip(("height", "width"), image_size(path), strict=True))
-        except ImageError:
-            pass  # for the check of frames to tell
-    return {}
-
-
-def _are_mots(masks: Iterable[Path]) -> bool:
-    """Whether the first of the masks that has an object is of MOTS."""
-    for png in masks:
-        try:
-            with Image.open(png) as image:
-                if not image.mode.startswith("I"):
-                    return False
-                values = set(np.unique(image).tolist()) - {0}
-        except IMAGE_ERRORS:
-            continue
-        if values:
-            known = [category["id"] for category in _MOTS_CATEGORIES]
-            return all(value // 1000 in known or value == _MOTS_VOID for value in values)
-    return False
-
-
-def _read_objects(png: Path, frame: Path, is_mots: bool) -> dict[int, dict[str, Any]]:
-    """The compressed mask of each value of a PNG that stands for an object, or is 255 in a palette: `_VOID`."""
-    with Image.open(png) as image:
-        if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
-            raise ValueError(
-                f"the mask has colours ({image.mode}); expected a palette or grey PNG whose values are the objects: "
-                "save it so, with 0 as the background"
-            )
-        has_palette = image.mode == "P"
-        values = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
-    size = _size([frame])
-    expected = [size.get("height"), size.get("width")]
-    if size and list(values.shape) != expected:
-        raise ValueError(
-            f"the mask has size {list(values.shape)}; expected [height, width] = {expected} of its frame"
-            f"{turned_note(frame, expected, values.shape)}"
-        )
-    objects = sorted(set(np.unique(values).tolist()) - {0})
-    if is_mots:
-        objects = [value for value in objects if value != _MOTS_VOID]
-        strange = [value for value in objects if value < 1000]
-        if strange:
-            raise ValueError(f"the mask has the value {strange[0]}; expected 1000 * category + object, as of MOTS")
-    else:
-        _refuse_interpolation(values, objects, has_palette)
-    masks = {value: np.asfortranarray(values == value, dtype=np.uint8) for value in objects}
-    return {
-        _VOID if has_palette and value == _PALETTE_VOID else value: rle_codec.encode(mask)
-        for value, mask in masks.items()
-    }
-
-
-def _refuse_interpolation(values: np.ndarray, objects: list[int], has_palette: bool) -> None:
-    """Refuse grey levels that come from resizing or blurring: rims between 0 and the brightest, without an inside."""
-    others = [value for value in objects if value != _PALETTE_VOID]
-    levels = others if has_palette else objects
-    if len(levels) < 2 or levels[-1] < _BRIGHT:
-        return
-    padded = np.pad(values, 1)
-    around = [np.roll(padded, step, axis)[1:-1, 1:-1] for axis in (0, 1) for step in (1, -1)]
-    inside = np.unique(values[np.logical_and.reduce([side == values for side in around])])
-    if others[-1] < _SMALL and np.isin(others, inside).any():
-        return  # numbers of objects, and 255 is void
-    touching = np.logical_or.reduce([(side != values) & (side != 0) for side in around])
-    rims = np.setdiff1d(levels, inside)
-    if 2 * len(rims) >= len(levels) and touching[np.isin(values, rims)].mean() > 0.5:
-        raise ValueError(
-            f"the mask has {len(levels)} grey levels, {len(rims)} of them only as rims of others, as after resizing "
-            "or blurring; expected one value for each object: make it anew with the nearest value (Image.NEAREST), or "
-            "at the size of the frame"
-        )
-
-
-def _tracks_of(frames: list[dict[int, dict[str, Any]]], is_mots: bool) -> Iterator[dict[str, Any]]:
-    """The annotations, without ids, of the masks of all frames."""
-    for value in sorted(set().union(*frames)):
-        yield {
-            "category_id": value // 1000 if is_mots else 1,
-            "iscrowd": False,
-            "segmentations": [objects.get(value) for objects in frames],
-        }

@@ -1,16 +1,14 @@
-"""Where the published datasets, and the code written for them, keep annotation files, masks and frames."""
+"""Where the published datasets, and the code written for them, keep annotation files and frames."""
 
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from transformers.utils import logging
 
 from ..results.rle import excerpt
-from ..video.images import IMAGE_SUFFIXES
-from ..video.reader import natural_key
 from .frames import OutsideError, below, frame_path, last_parts, parts_of
 
 logger = logging.get_logger(__name__)
@@ -20,16 +18,6 @@ SPLITS = {
     "validation": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-
-# Folders of masks and of frames below one root: DAVIS and YouTube-VOS, MOTSChallenge, KITTI MOTS.
-_MASK_FOLDERS = (
-    ("Annotations_unsupervised", "JPEGImages"),
-    ("Annotations", "JPEGImages"),
-    ("instances", "images"),
-    ("instances", "image_02"),
-    ("instances", "training/image_02"),
-)
-_RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
 
 
 def split_of(text: str) -> str | None:
@@ -170,94 +158,3 @@ def _first_with(candidates: Sequence[Path], file_names: Sequence[str], allow_out
             if 2 * sum(is_there(place, name) for name in names) > len(names):
                 return FoundFrames(place, dropped)
     return None
-
-
-class MaskFolders(NamedTuple):
-    """Videos of mask PNGs: the folder of masks and the folder of frames of each, the latter below `frames_dir`."""
-
-    frames_dir: Path
-    videos: list[tuple[Path, Path]]
-
-    def files(self) -> list[Path]:
-        """All masks and frames."""
-        folders = dict.fromkeys(folder for video in self.videos for folder in video)
-        return [path for folder in folders for path in images_of(folder)]
-
-
-def find_mask_folders(
-    folder: Path, frames_dir: str | Path | None = None, split: str | None = None
-) -> MaskFolders | None:
-    """
-    The videos of a folder of mask PNGs, or None when it holds none.
-
-    The folder is the root of DAVIS, YouTube-VOS or MOTS; a folder of videos, with frames and masks side by side or,
-    with the frames elsewhere, masks alone; or one video with frames and masks side by side.
-
-    Raises:
-        FileNotFoundError: when there are masks, but no frames, or no list of the split in `ImageSets`.
-    """
-    given = None if frames_dir is None else Path(frames_dir)
-    if any(path.suffix.lower() == ".png" for path in images_of(folder)):
-        frames = given or folder
-        if not any(path.suffix.lower() != ".png" for path in images_of(frames)):
-            raise FileNotFoundError(
-                f"{frames} holds no frames (.jpg) for the masks of {folder}; put them beside the masks, or pass "
-                "frames_dir"
-            )
-        return MaskFolders(frames.parent, [(folder, frames)])
-    for root in [folder, *(folder / name for name in SPLITS.get(split_of(split or ""), ()))]:
-        for mask_name, frames_name in _MASK_FOLDERS:
-            masks = _folder_of_videos(root / mask_name)
-            frames = given or _folder_of_videos(root / frames_name)
-            if masks is not None and frames is not None:
-                return MaskFolders(frames, _pairs(masks, frames, root, split))
-    masks = _folder_of_videos(folder)
-    if masks is None or not _holds(masks, (".png",)):
-        return None
-    frames = given
-    if frames is None and _holds(masks, set(IMAGE_SUFFIXES) - {".png"}):
-        frames = masks
-    if frames is None:
-        # DAVIS/Annotations/480p stands for DAVIS/JPEGImages/480p.
-        frames = Path(*("JPEGImages" if part.startswith("Annotations") else part for part in masks.parts))
-        if frames == masks or not frames.is_dir():
-            raise FileNotFoundError(f"there are no frames (.jpg) beside the masks of {masks}; pass frames_dir")
-    return MaskFolders(frames, _pairs(masks, frames, folder, split))
-
-
-def images_of(folder: Path) -> list[Path]:
-    """The images of a folder, frame 2 before frame 10, without hidden files; none where there is no folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")),
-        key=natural_key,
-    )
-
-
-def _folder_of_videos(folder: Path) -> Path | None:
-    """`folder`, or the one of its resolutions that is used, if it holds folders of images."""
-    places = (*(folder / name for name in _RESOLUTIONS), folder)
-    return next((place for place in places if _holds(place, IMAGE_SUFFIXES)), None)
-
-
-def _holds(folder: Path, suffixes: Collection[str]) -> bool:
-    """Whether any folder in it has an image of these types."""
-    return folder.is_dir() and any(
-        image.suffix.lower() in suffixes for path in sorted(folder.iterdir()) for image in images_of(path)
-    )
-
-
-def _pairs(masks: Path, frames: Path, root: Path, split: str | None) -> list[tuple[Path, Path]]:
-    names = {path.name for folder in (masks, frames) for path in folder.iterdir() if images_of(path)}
-    if split is not None and (root / "ImageSets").is_dir():
-        synonyms = dict.fromkeys((split, *SPLITS.get(split_of(split), ())))
-        lists = [path for name in synonyms for path in root.glob(f"ImageSets/*/{name}.txt")]
-        if not lists:
-            raise FileNotFoundError(
-                f"{root / 'ImageSets'} has no list of split {split!r}, as ImageSets/2017/train.txt"
-            )
-        # The newest year; DAVIS keeps lists by resolution next to those by year.
-        newest = max(lists, key=lambda path: (path.parent.name.isdigit(), path.parent.name))
-        names &= set(newest.read_text(encoding="utf-8").split())
-    return [(masks / name, frames / name) for name in sorted(names)]

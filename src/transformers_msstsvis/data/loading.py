@@ -17,9 +17,10 @@ from transformers.utils import logging
 
 from ..extras import require
 from ..video.images import ImageError, read_image
-from .formats import locate, open_source
+from .formats import Location, locate, open_source
 from .frames import OutsideError, frame_path
-from .validation import CheckedRows, frame_problems, place_of
+from .problems import place_of
+from .validation import CheckedRows, frame_problems
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -96,9 +97,10 @@ def load_vis_dataset(
         raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
     if tracks not in (None, True, False):
         raise ValueError(f"tracks is {tracks!r}; expected True, False or None")
-    path, folders = locate(annotations, frames_dir, split)
+    location = locate(annotations, frames_dir, split)
+    path = location.path
     cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "transformers_msstsvis"
-    files = [path] if folders is None else folders.files()
+    files = location.files()
     given = None if frames_dir is None else str(Path(frames_dir).absolute())
     key = _fingerprint(files, str(path.absolute()), given, split, on_error, str((allow_outside, tracks)))
     summary = cache / f"{key}.json"
@@ -106,11 +108,11 @@ def load_vis_dataset(
     checked = None
     known = _read_summary(summary)
     if known is None:
-        checked = _open(annotations, frames_dir, split, allow_outside, tracks)
+        checked = _open(location, allow_outside, tracks)
         known = _summary_of(checked)
     try:
         dataset = datasets.Dataset.from_generator(
-            lambda: _rows(checked or _open(annotations, frames_dir, split, allow_outside, tracks), on_error, summary),
+            lambda: _rows(checked or _open(location, allow_outside, tracks), on_error, summary),
             features=_features(known["categories"]),
             cache_dir=str(cache),
             split=datasets.Split(known["split"] or "train"),
@@ -125,14 +127,8 @@ def load_vis_dataset(
     return _with_usable_frames(dataset, path, on_error) if check_frames else dataset
 
 
-def _open(
-    annotations: str | Path,
-    frames_dir: str | Path | None,
-    split: str | None,
-    allow_outside: bool,
-    tracks: bool | None,
-) -> CheckedRows:
-    source = open_source(annotations, frames_dir, split, allow_outside, tracks)
+def _open(location: Location, allow_outside: bool, tracks: bool | None) -> CheckedRows:
+    source = open_source(location, allow_outside, tracks)
     if source.frames_dir is None:
         raise FileNotFoundError(source.problems[-1].message)
     return CheckedRows(source)

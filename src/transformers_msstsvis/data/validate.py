@@ -3,15 +3,13 @@
 import contextlib
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from transformers.utils.logging import tqdm
 
-from ..commands.validate import check, make_parser
 from ..files import check_writable, written_aside
 from ..video.images import IMAGE_SUFFIXES
-from .formats import open_source
+from .formats import locate, open_source
 from .loading import ytvis_entries
 from .validation import CheckedRows
 
@@ -43,7 +41,7 @@ def validate(
         ValueError: when `fix` is the annotation file itself, or has the name of an image.
         OSError: when `fix` can't be written; before anything is checked, where that can be known.
     """
-    source = open_source(annotations, frames_dir, split, allow_outside, tracks)
+    source = open_source(locate(annotations, frames_dir, split), allow_outside, tracks)
     if fix is not None:
         _check_output(Path(fix), source.path)
     checked = CheckedRows(source, check_frames=True, decode=decode, repair=fix is not None)
@@ -107,15 +105,7 @@ class _YtvisWriter:
         self.file.write(f'],\n"videos": {json.dumps(self.videos)},\n"categories": {json.dumps(categories)}}}\n')
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status, 0 without errors and 1 with."""
-    options = make_parser("python -m transformers_msstsvis.data.validate").parse_args(arguments)
-    try:
-        return check(options)
-    except (OSError, ValueError) as error:
-        print(error)
-        return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from ..commands.validate import main_of_module
+
+    sys.exit(main_of_module())

@@ -12,8 +12,9 @@ from pycocotools import mask as rle_codec
 from ..results.rle import MAX_SIDE, count_pixels, counts_message, excerpt, read_mask, split_fragments
 from ..video.images import ImageError, image_size, read_image, read_orientation
 from .fields import area_problem, category_problem, is_number, is_text, iscrowd_problem, listed
-from .formats import Problem, Record, Source, integer, name_of, place_of
 from .frames import OutsideError, common_folder, frame_path, turned_note
+from .problems import Problem, integer, name_of, place_of
+from .source import Record, Source
 
 _LEFT_OUT = "left out"
 _LONGEST_NAME = 4096  # characters; no system has longer paths

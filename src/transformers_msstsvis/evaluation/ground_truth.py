@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
-from ..data.formats import open_source
+from ..data.formats import locate, open_source
 from ..data.layouts import find_frames as find_frames_of_file
 from ..data.loading import categories_of, ytvis_entries
 from ..data.validation import CheckedRows
@@ -45,7 +45,7 @@ def read_ground_truth(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no annotation file at {path}")
-    source = open_source(path, frames_dir, allow_outside=allow_outside, tracks=tracks)
+    source = open_source(locate(path, frames_dir), allow_outside, tracks)
     if source.frames_dir is None:
         source.problems.pop()  # results are scored without frames; [`find_frames`] asks for them
     checked = CheckedRows(source)

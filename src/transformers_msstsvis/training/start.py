@@ -6,7 +6,7 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto import CONFIG_MAPPING
 
 from ..checkpoint_files import check_checkpoint
-from ..models.auto import AutoModelForVideoInstanceSegmentation
+from ..models.auto import MODELS, AutoModelForVideoInstanceSegmentation
 
 
 def load_for_training(checkpoint: str | Path, **settings) -> PreTrainedModel:
@@ -29,7 +29,7 @@ def load_for_training(checkpoint: str | Path, **settings) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(checkpoint)
     model_type = settings.pop("model_type", config.model_type)
     if model_type not in CONFIG_MAPPING:
-        raise ValueError(f'model_type is {model_type!r}; expected one such as "msstsvis" or "seqformer"')
+        raise ValueError(f"model_type is {model_type!r}; expected one such as {' or '.join(MODELS)}")
     wanted = CONFIG_MAPPING[model_type]
     if not (issubclass(wanted, type(config)) or issubclass(type(config), wanted)):
         raise ValueError(
@@ -55,3 +55,21 @@ def load_for_training(checkpoint: str | Path, **settings) -> PreTrainedModel:
     return AutoModelForVideoInstanceSegmentation.from_pretrained(
         checkpoint, config=config, ignore_mismatched_sizes=True
     )
+
+
+def new_model(model_type: str = "msstsvis", **settings) -> PreTrainedModel:
+    """
+    A model with random weights.
+
+    Args:
+        model_type: which model.
+        settings: arguments of its configuration.
+
+    Raises:
+        ValueError: for a `model_type` or a setting that is not known.
+    """
+    config = AutoConfig.for_model(model_type)
+    unknown = [name for name in settings if not hasattr(config, name)]
+    if unknown:
+        raise ValueError(f"--model_config has {', '.join(unknown)}; expected arguments of {type(config).__name__}")
+    return AutoModelForVideoInstanceSegmentation.from_config(type(config)(**settings))

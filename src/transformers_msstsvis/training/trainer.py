@@ -415,7 +415,7 @@ class VisTrainer(Trainer):
         if self.processing_class is None:
             raise ValueError(
                 "there is an eval_dataset but no processing_class; expected a video processor, which prepares whole "
-                "videos: pass processing_class=MsstsVisVideoProcessor()"
+                "videos: pass that of the model"
             )
         if any(folder is None for folder in videos.unique("frames_dir")):
             raise ValueError(
