@@ -55,7 +55,9 @@ def test_inference(case):
     encoder, cross = kept(model.model.encoder.layers[0]), kept(layer.cross_attn)
     own, decoder, projected = kept(layer.self_attn), kept(layer), kept(model.model.input_projection)
     maps, ladder = kept(model.attention_map), kept(model.mask_head)
-    lay4, offsets = (kept(m) for m in (model.mask_head.steps[3].convolution, model.mask_head.steps[4].convolution.offsets))
+    lay4, offsets = (
+        kept(m) for m in (model.mask_head.steps[3].convolution, model.mask_head.steps[4].convolution.offsets)
+    )
     with torch.no_grad():
         outputs = model(pixels, mask)
         trunk = model.model(pixels, mask)
@@ -143,7 +145,7 @@ def test_criterion(case, published):
     config = VistrConfig(published_presence_flags=published)
     n, T = (description["inputs"]["targets"][key] for key in ("instances", "frames"))
     labels = labels_of(expected, n, T)
-    inputs = lambda name, shape: torch.from_numpy(recipe.inputs(f"{case}.{name}", shape))  # noqa: E731
+    inputs = lambda name, shape: torch.from_numpy(recipe.inputs(f"criterion.{name}", shape))  # noqa: E731
     layers = [
         (
             2 * inputs(f"layer{layer}.pred_logits", (1, 60, 42)).view(1, T, 10, 42),

@@ -458,7 +458,9 @@ class VistrForVideoInstanceSegmentation(VistrPreTrainedModel):
             memory, mask = outputs.memory[video], outputs.feature_mask[video]
             features = in_frame_chunks(
                 lambda states, memory, mask, frames: self.mask_head(
-                    memory, [self.attention_map(states, memory, mask)], [maps[frames] for maps in outputs.feature_maps[::-1]]
+                    memory,
+                    [self.attention_map(states, memory, mask)],
+                    [maps[frames] for maps in outputs.feature_maps[::-1]],
                 ),
                 MASK_FRAMES,
                 states,
