@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as rle_codec
 
 from transformers_msstsvis.conversion import convert_state_dict
+from transformers_msstsvis.models.vis.modeling_vis import VideoInstanceSegmentationOutput
 from transformers_msstsvis.models.vistr.configuration_vistr import VistrConfig
 from transformers_msstsvis.models.vistr.loss_vistr import (
     match_instances,
@@ -13,6 +15,7 @@ from transformers_msstsvis.models.vistr.loss_vistr import (
     video_instance_segmentation_loss,
 )
 from transformers_msstsvis.models.vistr.modeling_vistr import video_position_embedding
+from transformers_msstsvis.models.vistr.video_processing_vistr import VistrVideoProcessor
 
 from .golden import GOLDEN, load, recipe
 
@@ -212,3 +215,42 @@ def test_losses_matches_and_gradients():
             ours = {PROBES[name].format(part) for part in "qkv"}
             norm = np.sqrt(sum(squares[one] for one in ours))
             np.testing.assert_allclose(norm, expected[f"grad_norm.{name}"], rtol=rtol, err_msg=name)
+
+
+def picture(frame: int, height: int, width: int) -> np.ndarray:
+    y, x, c = np.ogrid[:height, :width, :3]
+    return ((3 * x + 5 * y + 80 * c + 17 * frame + 11 * (x // 9) * (y // 7)) % 256).astype(np.uint8)
+
+
+def test_results_and_frames_at_the_published_size():
+    description, arrays = recipe.load_case(GOLDEN / "vistr/postprocess.json")
+    processor, T, Q = VistrVideoProcessor(), 6, 10
+    for index, about in enumerate(description["inputs"]["videos"]):
+        L, height, width = about["length"], about["height"], about["width"]
+        frames = np.stack([picture(frame, height, width) for frame in range(L)])
+        pixels = processor(frames, return_tensors="pt")["pixel_values_videos"][0]
+        assert pixels.shape == (L, *about["model_input_shape"][1:])
+        pixels = pixels[torch.arange(T) % L].numpy()  # the model repeats a video that is too short
+        np.testing.assert_allclose(pixels[..., :12, :12], arrays[f"video{index}.pixel_values_corner"], atol=2e-2)
+        np.testing.assert_allclose(pixels.mean((2, 3)), arrays[f"video{index}.pixel_values_mean"], atol=2e-3)
+        np.testing.assert_allclose(pixels.std((2, 3)), arrays[f"video{index}.pixel_values_std"], atol=2e-3)
+
+        logits = torch.from_numpy(arrays[f"video{index}.pred_logits"]).float().view(1, T, Q, -1)
+        masks = torch.from_numpy(arrays[f"video{index}.pred_masks"]).float().view(1, T, Q, 14, 24)
+        outputs = VideoInstanceSegmentationOutput(
+            frame_logits=logits[:, :L],
+            pred_boxes=torch.zeros(1, Q, L, 4),
+            pred_masks=masks.transpose(1, 2)[:, :, :L],
+            frame_sizes=torch.full((1, L, 2), 300),
+        )
+        [found] = processor.post_process_video_instance_segmentation(outputs, [(height, width)])
+        tracks = [track for track in description["results"] if track["video_id"] == about["id"]]
+        tracks.sort(key=lambda track: -track["score"])
+        assert found.labels.tolist() == [track["category_id"] for track in tracks]
+        np.testing.assert_allclose(found.scores, [track["score"] for track in tracks], rtol=0, atol=1e-5)
+        for masks, track in zip(found.masks, tracks, strict=True):
+            published = [rle and rle_codec.decode(rle) for rle in track["segmentations"]]
+            ours = [None if mask is None else rle_codec.decode(mask) for mask in masks]
+            assert [mask is None for mask in ours] == [mask is None or not mask.any() for mask in published]
+            for one, other in zip(ours, published, strict=True):
+                assert one is None or (one != other).sum() <= 2

@@ -1,15 +1,14 @@
 """Key map of VisTR."""
 
-import re
-
 import torch
 from transformers import PreTrainedModel
 
 from ..models.vistr.configuration_vistr import VistrConfig
 from ..models.vistr.modeling_vistr import VistrForVideoInstanceSegmentation
-from .convert import KeyMap
-from .seqformer import _BACKBONE, _backbone_rules, _count, infer_backbone
+from .backbones import backbone_rules, count_layers, infer_backbone
+from .key_map import KeyMap
 
+_BACKBONE = r"vistr\.backbone\.0\.body\."
 _ENCODER = r"vistr\.transformer\.encoder\.layers\.(\d+)\."
 _DECODER = r"vistr\.transformer\.decoder\.layers\.(\d+)\."
 NUM_QUERIES = 10  # of a frame: the shapes tell only their number in all frames
@@ -40,16 +39,14 @@ def infer_config(state_dict: dict[str, torch.Tensor], **hints) -> VistrConfig:
         "d_model": d_model,
         "num_queries": num_queries,
         "num_frames": rows // num_queries,
-        "encoder_layers": _count(state_dict, _ENCODER),
-        "decoder_layers": _count(state_dict, _DECODER),
+        "encoder_layers": count_layers(state_dict, _ENCODER),
+        "decoder_layers": count_layers(state_dict, _DECODER),
         "encoder_ffn_dim": state_dict["vistr.transformer.encoder.layers.0.linear1.weight"].shape[0],
         "decoder_ffn_dim": state_dict["vistr.transformer.decoder.layers.0.linear1.weight"].shape[0],
         "encoder_attention_heads": heads,
         "decoder_attention_heads": heads,
     }
-    body = {key.replace("vistr.", "detr.", 1): value for key, value in state_dict.items()}
-    settings.update(infer_backbone(body))
-    settings["backbone_config"]["out_features"] = ["stage1", "stage2", "stage3", "stage4"]
+    settings.update(infer_backbone(state_dict, _BACKBONE, stages=(1, 2, 3, 4)))
     if "id2label" not in hints:
         num_labels = state_dict["vistr.class_embed.weight"].shape[0] - 1
         hints["id2label"] = {index: f"LABEL_{index}" for index in range(num_labels)}
@@ -93,14 +90,9 @@ def _build(state_dict: dict[str, torch.Tensor], **hints) -> PreTrainedModel:
     return VistrForVideoInstanceSegmentation(infer_config(state_dict, **hints))
 
 
-def _rules(model: PreTrainedModel) -> list[tuple[str, str]]:
-    body = [(pattern.replace(_BACKBONE, r"vistr\.backbone\.0\.body\."), new) for pattern, new in _backbone_rules(model)]
-    return [*_RULES, *body]
-
-
-VISTR_KEY_MAP = KeyMap(
+KEY_MAP = KeyMap(
     build=_build,
-    rules=_rules,
+    rules=lambda model: [*_RULES, *backbone_rules(model, _BACKBONE)],
     drop=[(r".*num_batches_tracked", "a counter without effect on frozen batch norms")],
     split=[(r"(.*\.)qkv\.(weight|bias)", (r"\1q_proj.\2", r"\1k_proj.\2", r"\1v_proj.\2"))],
 )

@@ -1,12 +1,14 @@
 """VisTR model configuration."""
 
 from huggingface_hub.dataclasses import strict
-from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
-from transformers.models.auto import CONFIG_MAPPING, AutoConfig
+from transformers.configuration_utils import SubConfigSpec
+from transformers.models.auto import AutoConfig
+
+from ..vis.configuration_vis import VisConfig
 
 
 @strict
-class VistrConfig(PreTrainedConfig):
+class VistrConfig(VisConfig):
     r"""
     Configuration of [`VistrModel`] and [`VistrForVideoInstanceSegmentation`]. The defaults are the ResNet-50 model of
     the VisTR paper (CVPR 2021): 36 frames, 10 instances.
@@ -82,9 +84,25 @@ class VistrConfig(PreTrainedConfig):
     }
     keys_to_ignore_at_inference = ["loss_dict", "auxiliary_outputs", "last_hidden_state", "encoder_last_hidden_state"]
 
-    backbone_config: dict | PreTrainedConfig | None = None
-    freeze_batch_norm: bool = True
-    freeze_backbone_stem: bool = True
+    ranges = {
+        **VisConfig.ranges,
+        "num_frames": (1, 10_000),
+        "num_queries": (1, 100_000),
+        "d_model": (32, 8192),
+        "encoder_layers": (0, 256),
+        "encoder_attention_heads": (1, 1024),
+        "encoder_ffn_dim": (1, 65_536),
+        "decoder_layers": (1, 256),
+        "decoder_attention_heads": (1, 1024),
+        "decoder_ffn_dim": (1, 65_536),
+        "dropout": (0, 1),
+        "attention_dropout": (0, 1),
+        **dict.fromkeys(("class_cost", "bbox_cost", "iou_cost", "eos_coefficient"), (0, float("inf"))),
+        **dict.fromkeys(
+            (f"{name}_loss_coefficient" for name in ("class", "bbox", "giou", "mask", "dice")), (0, float("inf"))
+        ),
+    }
+
     num_frames: int = 36
     num_queries: int = 10
     d_model: int = 384
@@ -111,9 +129,16 @@ class VistrConfig(PreTrainedConfig):
     is_encoder_decoder: bool = True
 
     def __post_init__(self, **kwargs):
-        if not {"id2label", "num_labels"} & kwargs.keys() and getattr(self, "id2label", None) is None:
+        if self.id2label is None and kwargs.get("num_labels") is None:
             kwargs["num_labels"] = 41
         super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Check that widths, heads and counts fit together; run at construction and at every save."""
+        super().validate_architecture()
+        if self.d_model % 32:
+            raise ValueError(f"d_model is {self.d_model}; expected a multiple of 32, by which the mask head divides it")
+        self.check_heads("d_model", "encoder_attention_heads", "decoder_attention_heads")
 
 
 __all__ = ["VistrConfig"]

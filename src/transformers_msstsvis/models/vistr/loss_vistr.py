@@ -5,24 +5,17 @@ Letters: B videos, T frames, Q queries of a frame, K labels, n instances of a vi
 
 import torch
 from torch.nn import functional as F
-from transformers.image_transforms import center_to_corners_format
+from transformers.loss.loss_utils import LOSS_MAPPING
 
-from ...losses.set_criterion import sigmoid_focal_loss
-
-
-def smoothed_ious(a: torch.Tensor, b: torch.Tensor, eps: float = 1e-6) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    IoU and generalised IoU of boxes cx cy w h, broadcasting: two `(...)` of `(..., 4), (..., 4)`. `eps` is added to
-    every area of the fractions, so that two boxes without extent are the same.
-    """
-    a, b = center_to_corners_format(a), center_to_corners_format(b)
-    area_a = (a[..., 2:] - a[..., :2]).prod(-1)
-    area_b = (b[..., 2:] - b[..., :2]).prod(-1)
-    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    union = area_a + area_b - overlap
-    iou = (overlap + eps) / (union + eps)
-    return iou, iou - (hull - union + eps) / (hull + eps)
+from ...losses.common import (
+    Matches,
+    assign,
+    average_count,
+    dice_loss,
+    flatten_matches,
+    sigmoid_focal_loss,
+    smoothed_ious,
+)
 
 
 def frame_targets(target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,7 +69,7 @@ def matching_cost(
 @torch.no_grad()
 def match_instances(
     frame_logits: torch.Tensor, boxes: torch.Tensor, labels: list[dict], frame_sizes: torch.Tensor, config
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+) -> Matches:
     """
     Cheapest one-to-one assignment of queries to instances, video by video; the arguments are those of
     [`matching_cost`].
@@ -84,13 +77,7 @@ def match_instances(
     Returns:
         Per video the matched query and instance indices, two int64 tensors of length `min(Q, n)`, queries ascending.
     """
-    from scipy.optimize import linear_sum_assignment
-
-    matches = []
-    for cost in matching_cost(frame_logits, boxes, labels, frame_sizes, config):
-        pairs = linear_sum_assignment(torch.nan_to_num(cost, 1e6, 1e6, -1e6).cpu())
-        matches.append(tuple(torch.as_tensor(index, device=cost.device) for index in pairs))
-    return matches
+    return [assign(cost) for cost in matching_cost(frame_logits, boxes, labels, frame_sizes, config)]
 
 
 def supervised_frames(target: dict, instance: torch.Tensor, real: torch.Tensor, published: bool) -> torch.Tensor:
@@ -122,29 +109,14 @@ def mask_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tens
     logits = F.interpolate(logits[:, None], size=targets.shape[-2:], mode="bilinear", align_corners=False).flatten(1)
     targets, probability = targets.flatten(1), logits.sigmoid()
     focal = sigmoid_focal_loss(logits, targets, alpha=0.25).mean(1)
-    dice = 1 - (2 * (probability * targets).sum(1) + 1) / (probability.sum(1) + targets.sum(1) + 1)
-    return focal.sum(), dice.sum()
-
-
-def average_num_rows(labels: list[dict], real: torch.Tensor) -> torch.Tensor:
-    """
-    Number of frames of all labelled instances, absent ones included, at least 1, averaged over processes: what the
-    losses are divided by.
-    """
-    lengths = real.sum(1).tolist()
-    count = sum(len(target["class_labels"]) * length for target, length in zip(labels, lengths, strict=True))
-    count, num_processes = torch.tensor(float(count), device=real.device), 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(count)
-        num_processes = torch.distributed.get_world_size()
-    return count.clamp(min=1) / num_processes
+    return focal.sum(), dice_loss(probability, targets).sum()
 
 
 def video_instance_segmentation_loss(
     frame_logits: list[torch.Tensor],
     boxes: list[torch.Tensor],
     masks: list[torch.Tensor | None],
-    matches: list[list[tuple[torch.Tensor, torch.Tensor]]],
+    matches: list[Matches],
     labels: list[dict],
     frame_sizes: torch.Tensor,
     config,
@@ -177,13 +149,13 @@ def video_instance_segmentation_loss(
         "loss_dice": config.dice_loss_coefficient,
     }
     real = frame_sizes[..., 0] > 0  # (B, T)
-    num_rows = average_num_rows(labels, real)
+    counts = [len(target["class_labels"]) for target in labels]
+    num_rows = average_count(sum(n * length for n, length in zip(counts, real.sum(1).tolist(), strict=True)), real.device)
     targets = [frame_targets(target) for target in labels]
     total, terms = 0.0, {}
     for layer, match in enumerate(matches):
         logits = frame_logits[layer].float()
-        video = torch.cat([torch.full_like(query, index) for index, (query, _) in enumerate(match)])
-        query = torch.cat([query for query, _ in match])
+        video, query, _ = flatten_matches(match)
         rows = [instance for _, instance in match]
         flags = zip(labels, rows, real, strict=True)
         supervised = torch.cat([supervised_frames(*row, config.published_presence_flags) for row in flags])  # (N, T)
@@ -208,11 +180,13 @@ def video_instance_segmentation_loss(
         terms |= {name + suffix: value.detach() for name, value in losses.items()}
         best = logits.argmax(-1)
         found = ((best != logits.shape[-1] - 1) & real[..., None]).flatten(1).sum(1)
-        expected = real.sum(1) * found.new_tensor([len(target["class_labels"]) for target in labels])
+        expected = real.sum(1) * found.new_tensor(counts)
         terms["cardinality_error" + suffix] = (found - expected).abs().float().mean()
     hits = (best[video, :, query] == classes)[supervised].float()
     terms["class_error"] = 100 - 100 * hits.mean() if len(hits) else hits.new_tensor(100.0)
     return total, terms
 
+
+LOSS_MAPPING["VistrForVideoInstanceSegmentation"] = video_instance_segmentation_loss
 
 __all__ = ["match_instances", "matching_cost", "video_instance_segmentation_loss"]

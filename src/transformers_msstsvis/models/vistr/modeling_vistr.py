@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
-from transformers.loss.loss_utils import LOSS_MAPPING
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.processing_utils import Unpack
@@ -25,17 +24,19 @@ from ...layers.backbone import VisBackbone
 from ...layers.deformable_convolution import DeformableConv2d
 from ...layers.feed_forward import MLP, FeedForward
 from ...layers.fpn_mask_head import FpnMaskHead, SharedConv2d
-from ...layers.position_embedding import _sine
-from ...losses.matcher import check_labels
-from ..msstsvis.modeling_msstsvis import (
+from ...layers.position_embedding import sine_embedding
+from ...losses.common import check_labels
+from ..vis.modeling_vis import (
     BACKBONE_FRAMES,
-    MsstsVisPreTrainedModel as VisPreTrainedModel,
     VideoInstanceSegmentationOutput,
+    VisPreTrainedModel,
+    best_queries,
     check_video,
+    frame_sizes_of,
     in_frame_chunks,
 )
 from .configuration_vistr import VistrConfig
-from .loss_vistr import match_instances, video_instance_segmentation_loss
+from .loss_vistr import match_instances
 
 # At a time in inference, see BACKBONE_FRAMES.
 MASK_FRAMES = {"cpu": 1}
@@ -108,7 +109,7 @@ def video_position_embedding(mask: torch.Tensor, channels: int) -> torch.Tensor:
     for axis, size in ((1, channels - 2 * place), (2, place), (3, place)):
         position = mask.float().cumsum(axis)
         last = position.narrow(axis, -1, 1)
-        embeddings.append(_sine(position / (last + 1e-6) * 2 * math.pi, size))
+        embeddings.append(sine_embedding(position / (last + 1e-6) * 2 * math.pi, size))
     return torch.cat(embeddings, dim=-1)
 
 
@@ -351,7 +352,7 @@ class VistrModel(VistrPreTrainedModel):
             feature_maps=maps[:3],
             frames=frames,
             places=places,
-            frame_sizes=torch.stack((pixel_mask.any(3).sum(2), pixel_mask.any(2).sum(2)), dim=-1),
+            frame_sizes=frame_sizes_of(pixel_mask),
             decoder_hidden_states=decoded.hidden_states,
             decoder_attentions=decoded.attentions,
             encoder_hidden_states=encoded.hidden_states,
@@ -412,15 +413,11 @@ class VistrForVideoInstanceSegmentation(VistrPreTrainedModel):
         outputs = self.model(pixel_values_videos, pixel_mask, **kwargs)
         layers = self.predict_classes_and_boxes(outputs)
         logits = layers[-1]["logits"]
-        matched, best = {}, None
+        matched = {}
         if labels is not None:
             check_labels(labels, pixel_values_videos.shape, self.config.num_labels)
             matched = self.compute_loss(outputs, layers, labels)
-        if mask_top_k is not None:
-            if mask_top_k < 1:
-                raise ValueError(f"mask_top_k is {mask_top_k}; expected at least 1, or None for all masks")
-            best = logits.amax(-1).topk(min(mask_top_k, self.config.num_queries), dim=1).indices  # (B, k)
-        masks = None
+        best, masks = best_queries(logits, mask_top_k), None
         if labels is None or not self.training or mask_top_k is not None:
             everything = torch.arange(self.config.num_queries, device=logits.device).expand(len(logits), -1)
             masks = torch.stack(self.predict_masks(outputs, everything if best is None else best))
@@ -508,7 +505,5 @@ def video_logits(frame_logits: torch.Tensor, real: torch.Tensor) -> torch.Tensor
     probability = probability.sum(1) / real.sum(1).clamp(min=1)[:, None, None]
     return torch.logit(probability, eps=1e-7)
 
-
-LOSS_MAPPING["VistrForVideoInstanceSegmentation"] = video_instance_segmentation_loss
 
 __all__ = ["VistrForVideoInstanceSegmentation", "VistrModel", "VistrPreTrainedModel"]
