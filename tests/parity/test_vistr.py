@@ -177,7 +177,9 @@ PROBES = {  # published names of the gradient probes to ours, where a rule of th
     "vistr.transformer.encoder.layers.0.self_attn.in_proj_weight": "model.encoder.layers.0.self_attn.{}_proj.weight",
     "vistr.transformer.encoder.layers.5.linear1.weight": "model.encoder.layers.5.feed_forward.fc1.weight",
     "vistr.transformer.decoder.layers.1.self_attn.in_proj_weight": "model.decoder.layers.1.self_attn.{}_proj.weight",
-    "vistr.transformer.decoder.layers.5.multihead_attn.in_proj_weight": "model.decoder.layers.5.cross_attn.{}_proj.weight",
+    "vistr.transformer.decoder.layers.5.multihead_attn.in_proj_weight": (
+        "model.decoder.layers.5.cross_attn.{}_proj.weight"
+    ),
     "vistr.transformer.decoder.norm.weight": "model.decoder.norm.weight",
     "vistr.backbone.0.body.layer2.0.conv1.weight": (
         "model.backbone.model.encoder.stages.1.layers.0.layer.0.convolution.weight"

@@ -12,7 +12,11 @@ from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
 from ..layers.fpn_mask_head import FpnMaskHead
-from ..models.vistr.modeling_vistr import VistrForVideoInstanceSegmentation, VistrInstanceHead, video_position_embedding
+from ..models.vistr.modeling_vistr import (
+    VistrForVideoInstanceSegmentation,
+    VistrInstanceHead,
+    video_position_embedding,
+)
 from .published import plain_backbone
 
 

@@ -133,11 +133,18 @@ class VistrConfig(VisConfig):
             kwargs["num_labels"] = 41
         super().__post_init__(**kwargs)
 
+    def to_diff_dict(self) -> dict:
+        """What is written to a file; names of two classes too, which transformers takes for the default."""
+        names = {name: value for name, value in self.to_dict().items() if name in ("id2label", "label2id")}
+        return {**super().to_diff_dict(), **names}
+
     def validate_architecture(self) -> None:
         """Check that widths, heads and counts fit together; run at construction and at every save."""
         super().validate_architecture()
         if self.d_model % 32:
-            raise ValueError(f"d_model is {self.d_model}; expected a multiple of 32, by which the mask head divides it")
+            raise ValueError(
+                f"d_model is {self.d_model}; expected a multiple of 32, by which the mask head divides it"
+            )
         self.check_heads("d_model", "encoder_attention_heads", "decoder_attention_heads")
 
 

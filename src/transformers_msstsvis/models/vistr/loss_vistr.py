@@ -40,8 +40,8 @@ def matching_cost(
 ) -> list[torch.Tensor]:
     """
     What it costs to match a query, in all frames, to an instance: `class_cost` times minus the probability of its
-    class, `bbox_cost` times the L1 distance, `iou_cost` times minus the IoU, which is not generalised; each is the mean
-    over the real frames. Frames in which the instance is absent count, with the targets of [`frame_targets`].
+    class, `bbox_cost` times the L1 distance, `iou_cost` times minus the IoU, which is not generalised; each is the
+    mean over the real frames. Frames in which the instance is absent count, with the targets of [`frame_targets`].
 
     Args:
         frame_logits: `(B, T, Q, K + 1)`, "no object" last.
@@ -150,7 +150,9 @@ def video_instance_segmentation_loss(
     }
     real = frame_sizes[..., 0] > 0  # (B, T)
     counts = [len(target["class_labels"]) for target in labels]
-    num_rows = average_count(sum(n * length for n, length in zip(counts, real.sum(1).tolist(), strict=True)), real.device)
+    num_rows = average_count(
+        sum(n * length for n, length in zip(counts, real.sum(1).tolist(), strict=True)), real.device
+    )
     targets = [frame_targets(target) for target in labels]
     total, terms = 0.0, {}
     for layer, match in enumerate(matches):

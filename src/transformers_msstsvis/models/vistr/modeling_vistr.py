@@ -6,6 +6,7 @@ K labels, D decoder layers, M heads.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -115,7 +116,7 @@ def video_position_embedding(mask: torch.Tensor, channels: int) -> torch.Tensor:
 
 def clip_of_frames(real: torch.Tensor, num_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    A clip of `num_frames` = T frames from the real ones of a video, repeated from the start while they are too few.
+    A clip of T = `num_frames` frames from the real ones of a video, repeated from the start if they are too few.
 
     Args:
         real: `(B, F)` bool, True = real frame. A video without any counts as real.
@@ -130,8 +131,9 @@ def clip_of_frames(real: torch.Tensor, num_frames: int) -> tuple[torch.Tensor, t
     length = real.sum(1, keepdim=True)
     if real.shape[1] > num_frames and (longest := int(length.max())) > num_frames:
         raise ValueError(
-            f"pixel_values_videos has {longest} frames and the model knows {num_frames}; expected at most as many: the "
-            'pipeline "video-instance-segmentation" (StreamingPredictor) cuts longer videos and joins the results'
+            f"pixel_values_videos has {longest} frames and the model knows {num_frames}; expected at most as many: a "
+            "longer video is cut, and the results joined, by the streaming predictor, "
+            'pipeline("video-instance-segmentation")'
         )
     in_order = (~real).long().argsort(dim=1, stable=True)  # real frames first
     frames = in_order.gather(1, torch.arange(num_frames, device=real.device) % length)
@@ -450,23 +452,24 @@ class VistrForVideoInstanceSegmentation(VistrPreTrainedModel):
         """Per video, mask logits `(k, F, h, w)` of its `queries (k,)`."""
         masks = []
         for video, (chosen, places) in enumerate(zip(queries, outputs.places, strict=True)):
-            states = outputs.query_states[-1][video][:, chosen]  # (T, k, C)
-            frames = outputs.frames[video] + video * len(places)  # (T,) among all of the batch
-            memory, mask = outputs.memory[video], outputs.feature_mask[video]
-            features = in_frame_chunks(
-                lambda states, memory, mask, frames: self.mask_head(
-                    memory,
-                    [self.attention_map(states, memory, mask)],
-                    [maps[frames] for maps in outputs.feature_maps[::-1]],
-                ),
-                MASK_FRAMES,
-                states,
-                memory,
-                mask,
-                frames,
-            )  # (T, k, D, h, w)
+            given = (
+                outputs.query_states[-1][video][:, chosen],  # (T, k, C)
+                outputs.memory[video],
+                outputs.feature_mask[video],
+                outputs.frames[video] + video * len(places),  # (T,) among the frames of all videos
+            )
+            climb = partial(self.frame_features, outputs.feature_maps)
+            features = in_frame_chunks(climb, MASK_FRAMES, *given)  # (T, k, D, h, w)
             masks.append(torch.stack([self.instance_head(of_one)[places] for of_one in features.unbind(1)]))
         return masks
+
+    def frame_features(self, feature_maps, states, memory, mask, frames) -> torch.Tensor:
+        """
+        Features `(N, k, D, h, w)` at stride 4 of k queries in each of N frames, with the queries `states (N, k, C)`,
+        `memory (N, C, h, w)`, `mask (N, h, w)` and `frames (N,)`, where they are in the maps of the backbone.
+        """
+        attention_maps = self.attention_map(states, memory, mask)
+        return self.mask_head(memory, [attention_maps], [maps[frames] for maps in reversed(feature_maps)])
 
     def compute_loss(self, outputs: VistrModelOutput, layers: list[dict], labels: list[dict]) -> dict:
         """

@@ -25,7 +25,7 @@ class VistrPostProcessing:
         scores = frame_scores[real].sum(0) / real.sum().clamp(min=1)  # (Q,)
         with_masks = None
         if outputs.mask_query_indices is not None:
-            # Chosen by the classes of the video: enough of them will do, also where another one scores a little better.
+            # Chosen by the classes of the video: enough of them will do, even if another one scores a little more.
             with_masks = outputs.mask_query_indices[video].cpu()
             chosen = torch.zeros(len(scores), dtype=torch.bool).index_fill(0, with_masks, True)
             scores = torch.where(chosen, scores, scores.clamp(max=scores[with_masks].amin()))
@@ -36,8 +36,8 @@ class VistrPostProcessing:
 
 class VistrVideoProcessor(VistrPostProcessing, VisVideoProcessor):
     r"""
-    Video processor of VisTR. Its arguments are those of [`VisVideoProcessor`], its defaults the published size at which
-    the model is tested: 300 pixels for the shorter side.
+    Video processor of VisTR. Its arguments are those of [`VisVideoProcessor`], its default the published size at
+    which the model is tested: 300 pixels for the shorter side.
 
     Example:
 
