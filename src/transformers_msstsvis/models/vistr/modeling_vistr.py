@@ -132,7 +132,7 @@ def clip_of_frames(real: torch.Tensor, num_frames: int) -> tuple[torch.Tensor, t
     if real.shape[1] > num_frames and (longest := int(length.max())) > num_frames:
         raise ValueError(
             f"pixel_values_videos has {longest} frames and the model knows {num_frames}; expected at most as many: a "
-            "longer video is cut, and the results joined, by the streaming predictor, "
+            "longer video is cut, and the results joined, by the streaming predictor of "
             'pipeline("video-instance-segmentation")'
         )
     in_order = (~real).long().argsort(dim=1, stable=True)  # real frames first
