@@ -39,5 +39,5 @@ class AttentionMap(nn.Module):
         key = self.k_proj(features.flatten(2).transpose(1, 2)).unflatten(-1, (-1, self.head_dim))  # (N, H W, M, C/M)
         scores = query.permute(0, 2, 1, 3) @ key.permute(0, 2, 3, 1)  # (N, M, k, H W)
         scores = scores.masked_fill(~mask.flatten(1)[:, None, None], torch.finfo(scores.dtype).min).transpose(1, 2)
-        weights = scores.flatten(2).softmax(-1, dtype=torch.float32).to(scores.dtype)
+        weights = scores.flatten(2).softmax(-1)
         return weights.view(*scores.shape[:3], *features.shape[-2:])

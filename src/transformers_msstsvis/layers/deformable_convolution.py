@@ -49,7 +49,8 @@ def _sampled_products(x: torch.Tensor, offsets: torch.Tensor, weight: torch.Tens
     (N, _, H, W), (D, C, size, _) = x.shape, weight.shape
     products = F.conv2d(x, weight.permute(2, 3, 0, 1).reshape(-1, C, 1, 1))  # (N, k k D, H, W)
     taps = torch.arange(size, device=x.device) - size // 2
-    y, x = offsets.float().unflatten(1, (size, size, 2)).unbind(3)  # (N, k, k, H, W) each
+    offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
+    y, x = offsets.unflatten(1, (size, size, 2)).unbind(3)  # (N, k, k, H, W) each
     y = y + taps.view(-1, 1, 1, 1) + torch.arange(H, device=x.device).view(-1, 1)
     x = x + taps.view(-1, 1, 1) + torch.arange(W, device=x.device)
     grid = torch.stack(((2 * x + 1) / W - 1, (2 * y + 1) / H - 1), dim=-1)  # (N, k, k, H, W, 2), borders at -1 and 1

@@ -502,9 +502,10 @@ class VistrForVideoInstanceSegmentation(VistrPreTrainedModel):
 def video_logits(frame_logits: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """
     Log-odds of the classes of a video, whose probabilities are the means over its real frames.
-    `frame_logits (B, F, Q, K + 1)`, `real (B, F)` to `(B, Q, K)` float32.
+    `frame_logits (B, F, Q, K + 1)`, `real (B, F)` to `(B, Q, K)` of float32 or wider.
     """
-    probability = frame_logits.float().softmax(-1)[..., :-1] * real[..., None, None]
+    wide = torch.promote_types(frame_logits.dtype, torch.float32)
+    probability = frame_logits.softmax(-1, dtype=wide)[..., :-1] * real[..., None, None]
     probability = probability.sum(1) / real.sum(1).clamp(min=1)[:, None, None]
     return torch.logit(probability, eps=1e-7)
 
