@@ -5,26 +5,24 @@ import torch
 from transformers import DetrConfig, DetrForObjectDetection
 
 from tests.models.test_modeling_vistr import tiny_vistr
-from transformers_msstsvis.conversion.detr import initialize_from_detr
-
-RESNET = {
-    "model_type": "resnet",
-    "embedding_size": 8,
-    "hidden_sizes": [8, 16, 24, 32],
-    "depths": [1, 1, 1, 1],
-    "layer_type": "basic",
-}
+from tests.models.testers import FOUR_MAPS, model_of
+from tests.tiny import TINY_RESNET
+from transformers_msstsvis.conversion.detr import initialize
+from transformers_msstsvis.conversion.start import initialize_from
 
 
 def tiny_detr(**changes) -> DetrForObjectDetection:
     torch.manual_seed(1)
     settings = {
-        "backbone_config": {**RESNET, "out_features": ["stage4"]},
+        "backbone_config": {**TINY_RESNET, "out_features": ["stage4"]},
         "d_model": 64,
         "num_queries": 7,
-        **{f"{part}_{name}": 4 for part in ("encoder", "decoder") for name in ("attention_heads",)},
-        **{f"{part}_layers": layers for part, layers in (("encoder", 1), ("decoder", 2))},
-        **{f"{part}_ffn_dim": 64 for part in ("encoder", "decoder")},
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
     }
     detr = DetrForObjectDetection(DetrConfig(**{**settings, **changes})).eval()
     with torch.no_grad():
@@ -35,7 +33,7 @@ def tiny_detr(**changes) -> DetrForObjectDetection:
 
 def test_the_encoder_of_one_frame_gives_the_same_at_the_same_positions():
     model, detr = tiny_vistr(num_frames=1), tiny_detr()
-    report = initialize_from_detr(model, detr)
+    report = initialize(model, detr)
     assert "queries of an image" in str(report)
     assert all(
         name.startswith(("model.query_embed", "class_embed", "attention_map", "mask_head", "instance_head"))
@@ -69,7 +67,7 @@ def test_the_encoder_of_one_frame_gives_the_same_at_the_same_positions():
 def test_what_does_not_fit_stays_new_and_is_told():
     model, detr = tiny_vistr(d_model=32), tiny_detr()
     before = model.model.encoder.layers[0].self_attn.q_proj.weight.clone()
-    report = initialize_from_detr(model, detr)
+    report = initialize(model, detr)
     assert "the model has no such module of this shape" in str(report)
     assert torch.equal(model.model.encoder.layers[0].self_attn.q_proj.weight, before)
     assert all("backbone" in name for name in report.used)
@@ -79,9 +77,9 @@ def test_what_does_not_fit_stays_new_and_is_told():
 
 def test_a_backbone_of_timm_becomes_a_native_one():
     depths = {"embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"}
-    model = tiny_vistr(backbone_config={**RESNET, **depths, "out_features": [f"stage{i}" for i in range(1, 5)]})
+    model = tiny_vistr(backbone_config={**FOUR_MAPS, **depths})
     detr = tiny_detr(backbone_config={"model_type": "timm_backbone", "backbone": "resnet18", "out_indices": [4]})
-    initialize_from_detr(model, detr)
+    initialize(model, detr)
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         [(expected, _)] = detr.model.backbone(image, torch.ones(1, 64, 64))
@@ -90,16 +88,22 @@ def test_a_backbone_of_timm_becomes_a_native_one():
 
 def test_other_heads_or_nothing_in_common():
     with pytest.raises(ValueError, match="decoder_attention_heads is 2 and that of the DETR 4; expected the same"):
-        initialize_from_detr(tiny_vistr(decoder_attention_heads=2), tiny_detr())
-    other = {**RESNET, "embedding_size": 4, "hidden_sizes": [4, 4, 4, 4], "out_features": ["stage4"]}
+        initialize(tiny_vistr(decoder_attention_heads=2), tiny_detr())
+    other = {**TINY_RESNET, "embedding_size": 4, "hidden_sizes": [4, 4, 4, 4], "out_features": ["stage4"]}
     with pytest.raises(ValueError, match="no weight of the shapes of the DETR"):
-        initialize_from_detr(
-            tiny_vistr(), tiny_detr(d_model=48, encoder_ffn_dim=8, decoder_ffn_dim=8, backbone_config=other)
-        )
+        initialize(tiny_vistr(), tiny_detr(d_model=48, encoder_ffn_dim=8, decoder_ffn_dim=8, backbone_config=other))
 
 
 def test_a_checkpoint_by_its_folder(tmp_path):
     detr, model = tiny_detr(), tiny_vistr()
     detr.save_pretrained(tmp_path)
-    initialize_from_detr(model, str(tmp_path))
+    initialize_from(model, str(tmp_path))
     assert torch.equal(model.model.decoder.norm.weight, detr.model.decoder.layernorm.weight)
+
+
+def test_a_detector_from_which_the_model_can_not_start(tmp_path):
+    tiny_detr().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a detr and the model a seqformer; expected to start a vistr from a detr"):
+        initialize_from(model_of("seqformer"), str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        initialize_from(tiny_vistr(), str(tmp_path / "none"))

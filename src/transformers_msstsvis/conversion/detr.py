@@ -1,4 +1,4 @@
-"""Start of VisTR from DETR, the image detector of transformers that it extends to video."""
+"""Start of VisTR from DETR, the image detector that it extends to video."""
 
 from transformers import DetrForObjectDetection, PreTrainedModel
 
@@ -33,7 +33,7 @@ _DROP = [
 ]
 
 
-def initialize_from_detr(model: PreTrainedModel, detr: str | PreTrainedModel) -> ConversionReport:
+def initialize(model: PreTrainedModel, detr: str | PreTrainedModel) -> ConversionReport:
     """
     Start training of a VisTR from a DETR that was trained on images: backbone, input projection, encoder, decoder and
     box head, module by module where all shapes agree. The rest stays as it is, first of all the queries of the frames,
@@ -88,4 +88,4 @@ def initialize_from_detr(model: PreTrainedModel, detr: str | PreTrainedModel) ->
     return report
 
 
-__all__ = ["initialize_from_detr"]
+__all__ = ["initialize"]
