@@ -76,12 +76,15 @@ def run_published(arguments: argparse.Namespace) -> dict[str, Any]:
     own, and how far the outputs are from each other.
     """
     name = arguments.published
-    sides = {side: partial(_one_side, name, side) for side in ("published", "ours")}
+    sides, outputs = ("published", "ours"), {}
     model, clip = _published_case(name)
-    outputs = {side: run(model, clip) for side, run in sides.items()}
+
+    def run_side(side: str) -> None:
+        outputs[side] = _one_side(name, side, model, clip)
+
     return {
         "clip": list(clip.shape),
-        **compare({side: partial(run, model, clip) for side, run in sides.items()}, arguments.repeats),
+        **compare({side: partial(run_side, side) for side in sides}, arguments.repeats),
         "peak_bytes": {side: peak_in_new_process(peak_of_side, name, side, arguments.threads) for side in sides},
         "relative_error": {
             output: relative_error(outputs["ours"][output], expected)
