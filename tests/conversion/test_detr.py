@@ -6,7 +6,7 @@ from transformers import DetrConfig, DetrForObjectDetection
 
 from tests.models.test_modeling_vistr import tiny_vistr
 from tests.models.testers import FOUR_MAPS, model_of
-from tests.tiny import TINY_RESNET
+from tests.tiny import BACKBONE
 from transformers_msstsvis.conversion.detr import initialize
 from transformers_msstsvis.conversion.start import initialize_from
 
@@ -14,7 +14,7 @@ from transformers_msstsvis.conversion.start import initialize_from
 def tiny_detr(**changes) -> DetrForObjectDetection:
     torch.manual_seed(1)
     settings = {
-        "backbone_config": {**TINY_RESNET, "out_features": ["stage4"]},
+        "backbone_config": {**BACKBONE, "out_features": ["stage4"]},
         "d_model": 64,
         "num_queries": 7,
         "encoder_layers": 1,
@@ -89,7 +89,7 @@ def test_a_backbone_of_timm_becomes_a_native_one():
 def test_other_heads_or_nothing_in_common():
     with pytest.raises(ValueError, match="decoder_attention_heads is 2 and that of the DETR 4; expected the same"):
         initialize(tiny_vistr(decoder_attention_heads=2), tiny_detr())
-    other = {**TINY_RESNET, "embedding_size": 4, "hidden_sizes": [4, 4, 4, 4], "out_features": ["stage4"]}
+    other = {**BACKBONE, "embedding_size": 4, "hidden_sizes": [4, 4, 4, 4], "out_features": ["stage4"]}
     with pytest.raises(ValueError, match="no weight of the shapes of the DETR"):
         initialize(tiny_vistr(), tiny_detr(d_model=48, encoder_ffn_dim=8, decoder_ffn_dim=8, backbone_config=other))
 
