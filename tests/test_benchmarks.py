@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.models.test_modeling_vistr import tiny_vistr
 from transformers_msstsvis import SeqFormerConfig, SeqFormerForVideoInstanceSegmentation
-from transformers_msstsvis.benchmarks import models, published, stream, train
+from transformers_msstsvis.benchmarks import models, published, published_vistr, stream, train
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -36,6 +37,26 @@ def test_published_inference_is_ours(model):
         given = model(clip)
     for name, value in expected.items():
         torch.testing.assert_close(given[name], value, rtol=1e-4, atol=1e-4 * float(value.abs().max()))
+
+
+def test_published_inference_of_vistr_is_ours():
+    model, clip = tiny_vistr(num_frames=3), torch.randn(1, 3, 3, 64, 96)
+    expected = published_vistr.infer(model, clip)
+    with torch.no_grad():
+        given = model(clip)
+    for name, value in expected.items():
+        torch.testing.assert_close(given[name], value, rtol=1e-4, atol=1e-4 * float(value.abs().max()))
+
+
+def test_a_model_against_its_published_code(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "tiny", lambda: tiny_vistr(num_frames=2))
+    monkeypatch.setitem(models.PUBLISHED, "vistr", (published_vistr.infer, "tiny", (2, 64, 64)))
+    monkeypatch.setattr(models, "peak_in_new_process", lambda function, *arguments: function(*arguments))
+    content = models.run(argparse.Namespace(published="vistr", repeats=1, threads=None))
+    assert content["clip"] == [1, 2, 3, 64, 64]
+    assert set(content["peak_bytes"]) == {"published", "ours"}
+    assert content["ratio"]["ours"]["median"] > 0
+    assert all(error < 1e-4 for error in content["relative_error"].values())
 
 
 def test_published_training_step_is_ours(model):
@@ -100,12 +121,13 @@ def test_every_model_can_be_built(name):
     with contextlib.nullcontext() if trained else torch.device("meta"):
         model = models.MODELS[name]()
     backbone = sum(parameter.numel() for parameter in model.model.backbone.parameters())
-    millions = {"seqformer-r50": 23.5, "msstsvis-r50": 23.5, "msstsvis-r101": 42.5, "msstsvis-swin-t": 27.5}
+    millions = {"msstsvis-r101": 42.5, "msstsvis-swin-t": 27.5}
+    millions |= dict.fromkeys(("seqformer-r50", "msstsvis-r50", "vistr-r50"), 23.5)
     assert backbone == pytest.approx(1e6 * millions.get(name, backbone / 1e6), rel=0.02)
 
 
 def test_models_and_long_videos():
-    sizes = {"frames": 1, "height": 64, "width": 64, "repeats": 1, "threads": None}
+    sizes = {"frames": 1, "height": 64, "width": 64, "repeats": 1, "threads": None, "published": None}
     content = models.run(argparse.Namespace(models=["msstsvis-tiny"], **sizes))["msstsvis-tiny"]
     assert content["parameters"] > 1e6
     assert content["frames_per_second"] > 0

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from tests.tiny import tiny_config
-from transformers_msstsvis import MsstsVisConfig, SeqFormerConfig
+from tests.tiny import BACKBONE, tiny_config
+from transformers_msstsvis import MsstsVisConfig, SeqFormerConfig, VistrConfig
 from transformers_msstsvis.models.auto import class_of
 
 
@@ -40,6 +40,8 @@ class Tester:
     exempt: dict[str, str] = field(default_factory=dict)
 
 
+FOUR_MAPS = {**BACKBONE, "out_features": ["stage1", "stage2", "stage3", "stage4"]}
+
 TESTERS = {
     "seqformer": Tester(
         config=lambda **changes: tiny_config(SeqFormerConfig, **changes),
@@ -50,6 +52,18 @@ TESTERS = {
         config=lambda **changes: tiny_config(MsstsVisConfig, **changes),
         mask_size=lambda side: 2 * -(-side // 8),
         no_gradient={r".*k_proj\.bias": "it shifts all scores of a query alike, to which softmax is blind"},
+    ),
+    "vistr": Tester(
+        config=lambda **changes: tiny_config(
+            VistrConfig, **{"backbone_config": FOUR_MAPS, "num_frames": 5, "num_queries": 6, **changes}
+        ),
+        mask_size=lambda side: -(-side // 4),
+        hidden_axes="BQTC",
+        no_object=1,
+        no_gradient={
+            r".*k_proj\.bias": "it shifts all scores of a query alike, to which softmax is blind",
+            r"model\.decoder\.layers\.0\.self_attn\.v_proj\.weight": "it is multiplied by queries that start as zeros",
+        },
     ),
 }
 

@@ -1,6 +1,10 @@
-"""Every model on the same clip, untrained: seconds, frames per second, parameters and peak memory."""
+"""
+Every model on the same clip, untrained: seconds, frames per second, parameters and peak memory. `--published`: one of
+them against the published computation at its published size.
+"""
 
 import argparse
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +15,11 @@ from .. import (
     MsstsVisForVideoInstanceSegmentation,
     SeqFormerConfig,
     SeqFormerForVideoInstanceSegmentation,
+    VistrConfig,
+    VistrForVideoInstanceSegmentation,
 )
-from .timing import peak_growth, peak_in_new_process, timed
+from . import published_vistr
+from .timing import compare, peak_growth, peak_in_new_process, relative_error, timed
 
 STAGES = ["stage2", "stage3", "stage4"]
 RESNET_101 = {"model_type": "resnet", "depths": [3, 4, 23, 3], "out_features": STAGES}
@@ -29,12 +36,16 @@ MODELS = {
     "msstsvis-r50": lambda: MsstsVisForVideoInstanceSegmentation(MsstsVisConfig()),
     "msstsvis-r101": lambda: MsstsVisForVideoInstanceSegmentation(MsstsVisConfig(backbone_config=RESNET_101)),
     "msstsvis-swin-t": lambda: MsstsVisForVideoInstanceSegmentation(MsstsVisConfig(backbone_config=SWIN_T)),
+    "vistr-r50": lambda: VistrForVideoInstanceSegmentation(VistrConfig()),
     "msstsvis-tiny": lambda: MsstsVisForVideoInstanceSegmentation.from_pretrained(_bundled()),
 }
+# Model -> the published computation, its model and its clip, frames by height by width.
+PUBLISHED = {"vistr": (published_vistr.infer, "vistr-r50", (36, 300, 533))}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="which to measure")
+    parser.add_argument("--published", choices=list(PUBLISHED), help="instead, this one against its published code")
     parser.add_argument("--frames", type=int, default=5, help="frames of the clip (default 5)")
     parser.add_argument("--height", type=int, default=360)
     parser.add_argument("--width", type=int, default=640)
@@ -43,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """By model, seconds of a clip (after one unmeasured run), parameters, and peak bytes above the weights."""
+    if arguments.published:
+        return run_published(arguments)
     report: dict[str, Any] = {"clip": [1, arguments.frames, 3, arguments.height, arguments.width]}
     for name in arguments.models:
         model = MODELS[name]().eval()
@@ -55,6 +68,54 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "peak_bytes": peak_in_new_process(peak_of_model, name, arguments),
         }
     return report
+
+
+def run_published(arguments: argparse.Namespace) -> dict[str, Any]:
+    """
+    Seconds of both sides, run in turns, the published ones over ours, peak bytes of both, each in a process of its
+    own, and how far the outputs are from each other.
+    """
+    name = arguments.published
+    sides, outputs = ("published", "ours"), {}
+    model, clip = _published_case(name)
+
+    def run_side(side: str) -> None:
+        outputs[side] = _one_side(name, side, model, clip)
+
+    return {
+        "clip": list(clip.shape),
+        **compare({side: partial(run_side, side) for side in sides}, arguments.repeats),
+        "peak_bytes": {side: peak_in_new_process(peak_of_side, name, side, arguments.threads) for side in sides},
+        "relative_error": {
+            output: relative_error(outputs["ours"][output], expected)
+            for output, expected in outputs["published"].items()
+        },
+    }
+
+
+def peak_of_side(name: str, side: str, threads: int | None) -> int | None:
+    """Bytes above the model and the clip itself."""
+    if threads:
+        torch.set_num_threads(threads)
+    model, clip = _published_case(name)
+    return peak_growth(partial(_one_side, name, side, model, clip))
+
+
+def _published_case(name: str) -> tuple[PreTrainedModel, torch.Tensor]:
+    """A model whose weights are drawn so that its outputs differ, and a clip."""
+    _, model, (frames, height, width) = PUBLISHED[name]
+    torch.manual_seed(0)
+    model = MODELS[model]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.xavier_normal_(parameter)
+    return model, torch.randn(1, frames, 3, height, width)
+
+
+@torch.inference_mode()
+def _one_side(name: str, side: str, model: PreTrainedModel, clip: torch.Tensor) -> dict[str, torch.Tensor]:
+    return PUBLISHED[name][0](model, clip) if side == "published" else model(clip)
 
 
 def peak_of_model(name: str, arguments: argparse.Namespace) -> int | None:

@@ -92,6 +92,29 @@ class _FrozenBatchNorm(nn.Module):
 
 
 @contextmanager
+def plain_backbone(backbone: nn.Module):
+    """Frozen batch norms as passes of their own inside the block, which our backbones fold into the convolutions."""
+    norms = [
+        (parent, name, child)
+        for parent in backbone.modules()
+        for name, child in parent.named_children()
+        if hasattr(child, "running_var")
+    ]
+    convolutions = [module for module in backbone.modules() if isinstance(module, FoldedConv2d)]
+    for parent, name, child in norms:
+        setattr(parent, name, _FrozenBatchNorm(child))
+    for convolution in convolutions:
+        convolution.__class__ = nn.Conv2d
+    try:
+        yield
+    finally:
+        for parent, name, child in norms:
+            setattr(parent, name, child)
+        for convolution in convolutions:
+            convolution.__class__ = FoldedConv2d
+
+
+@contextmanager
 def published(model: SeqFormerForVideoInstanceSegmentation):
     """Run `model` as published inside the block; one video at a time."""
     shapes = None
@@ -107,13 +130,6 @@ def published(model: SeqFormerForVideoInstanceSegmentation):
             return masks(self, features[0], shapes, states[:, 0], centres[:, :, 0].transpose(0, 1), size)[:, None]
         return masks(self, features[0], shapes, states[0], centres[0], size)[None]
 
-    norms = [
-        (parent, name, child)
-        for parent in model.model.backbone.modules()
-        for name, child in parent.named_children()
-        if hasattr(child, "running_var")
-    ]
-    convolutions = [module for module in model.model.backbone.modules() if isinstance(module, FoldedConv2d)]
     with ExitStack() as stack:
         stack.enter_context(patch.object(DeformableAttention, "sample", sample))
         stack.enter_context(
@@ -122,17 +138,8 @@ def published(model: SeqFormerForVideoInstanceSegmentation):
             )
         )
         stack.enter_context(patch.object(linear, "_onednn_takes", lambda *_: False))
-        for parent, name, child in norms:
-            setattr(parent, name, _FrozenBatchNorm(child))
-        for convolution in convolutions:
-            convolution.__class__ = nn.Conv2d
-        try:
-            yield
-        finally:
-            for parent, name, child in norms:
-                setattr(parent, name, child)
-            for convolution in convolutions:
-                convolution.__class__ = FoldedConv2d
+        stack.enter_context(plain_backbone(model.model.backbone))
+        yield
 
 
 def infer(model: SeqFormerForVideoInstanceSegmentation, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:

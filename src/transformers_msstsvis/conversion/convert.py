@@ -22,7 +22,7 @@ from ..models.auto import video_processor_class
 from .key_map import ConversionReport, rename
 
 # System -> the module here with its KEY_MAP. One with a dot is a module of another package.
-SYSTEMS = {"seqformer": "seqformer", "msstsvis": "msstsvis"}
+SYSTEMS = {"seqformer": "seqformer", "msstsvis": "msstsvis", "vistr": "vistr"}
 
 
 def read_checkpoint(path: str | Path) -> dict:

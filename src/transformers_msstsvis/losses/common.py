@@ -25,13 +25,28 @@ def dice_loss(probability: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def generalized_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Generalised IoU of boxes cx cy w h, broadcasting: `(..., 4), (..., 4) -> (...)` in `[-1, 1]`."""
+    overlap, union, hull = box_areas(a, b)
+    return overlap / union - (hull - union) / hull
+
+
+def smoothed_ious(a: torch.Tensor, b: torch.Tensor, eps: float = 1e-6) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    IoU and generalised IoU of boxes cx cy w h, broadcasting: `(..., 4), (..., 4)` to two `(...)`. `eps` is added above
+    and below every fraction, so that boxes without extent have them, too (DETR).
+    """
+    overlap, union, hull = box_areas(a, b)
+    iou = (overlap + eps) / (union + eps)
+    return iou, iou - (hull - union + eps) / (hull + eps)
+
+
+def box_areas(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Areas of the overlap, the union and the hull of boxes cx cy w h, broadcasting: `(..., 4), (..., 4) -> (...)`."""
     a, b = center_to_corners_format(a), center_to_corners_format(b)
     area_a = (a[..., 2:] - a[..., :2]).prod(-1)
     area_b = (b[..., 2:] - b[..., :2]).prod(-1)
     overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
     hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    union = area_a + area_b - overlap
-    return overlap / union - (hull - union) / hull
+    return overlap, area_a + area_b - overlap, hull
 
 
 def flatten_matches(matches: Matches) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,0 +1,91 @@
+"""Start of VisTR from DETR, the image detector that it extends to video."""
+
+from transformers import DetrForObjectDetection, PreTrainedModel
+
+from ..checkpoint_files import told_in_words
+from .backbones import backbone_rules
+from .key_map import ConversionReport, KeyMap, rename
+
+_BACKBONE = r"model\.backbone\.model\."
+_ENCODER, _OUR_ENCODER = r"model\.encoder\.layers\.(\d+)\.", r"model.encoder.layers.\1."
+_DECODER, _OUR_DECODER = r"model\.decoder\.layers\.(\d+)\.", r"model.decoder.layers.\1."
+
+_RULES = [
+    (r"model\.input_projection\.(.*)", r"model.input_projection.\1"),
+    (_ENCODER + r"self_attn\.(.*)", _OUR_ENCODER + r"self_attn.\2"),
+    (_ENCODER + r"self_attn_layer_norm\.(.*)", _OUR_ENCODER + r"norm.\2"),
+    (_ENCODER + r"mlp\.(.*)", _OUR_ENCODER + r"feed_forward.\2"),
+    (_ENCODER + r"final_layer_norm\.(.*)", _OUR_ENCODER + r"feed_forward.norm.\2"),
+    (_DECODER + r"self_attn\.(.*)", _OUR_DECODER + r"self_attn.\2"),
+    (_DECODER + r"self_attn_layer_norm\.(.*)", _OUR_DECODER + r"self_attn_norm.\2"),
+    (_DECODER + r"encoder_attn\.(.*)", _OUR_DECODER + r"cross_attn.\2"),
+    (_DECODER + r"encoder_attn_layer_norm\.(.*)", _OUR_DECODER + r"cross_attn_norm.\2"),
+    (_DECODER + r"mlp\.(.*)", _OUR_DECODER + r"feed_forward.\2"),
+    (_DECODER + r"final_layer_norm\.(.*)", _OUR_DECODER + r"feed_forward.norm.\2"),
+    (r"model\.decoder\.layernorm\.(.*)", r"model.decoder.norm.\1"),
+    (r"bbox_predictor\.(.*)", r"box_embed.\1"),
+]
+
+_DROP = [
+    (r"class_labels_classifier\..*", "classes of another data set"),
+    (r"model\.query_position_embeddings\..*", "queries of an image; those of a video belong to its frames"),
+    (r".*num_batches_tracked", "a counter without effect on frozen batch norms"),
+]
+
+
+def initialize(model: PreTrainedModel, detr: str | PreTrainedModel) -> ConversionReport:
+    """
+    Start training of a VisTR from a DETR that was trained on images: backbone, input projection, encoder, decoder and
+    box head, module by module where all shapes agree. The rest stays as it is, first of all the queries of the frames,
+    the classes and the mask heads.
+
+    The same encoder gives the same features for one frame only at the same positions, and these differ: DETR describes
+    row and column with half of its channels each, VisTR gives a part of them to the frame.
+
+    Args:
+        model: a [`VistrForVideoInstanceSegmentation`], changed in place. The published DETRs have 256 channels, as
+            `VistrConfig(d_model=256)`; of 384, the default, only the backbone fits.
+        detr: a `DetrForObjectDetection` of transformers, or the Hub name or folder of one, such as
+            `facebook/detr-resnet-50`.
+
+    Returns:
+        What was used, what dropped and why, and which weights of the model are new.
+
+    Raises:
+        ValueError: when nothing of it fits, or attention of equal width is split into another number of heads.
+        OSError: when there is no such checkpoint.
+    """
+    if isinstance(detr, str):
+        with told_in_words(detr):
+            detr = DetrForObjectDetection.from_pretrained(detr)
+    for part in ("encoder_attention_heads", "decoder_attention_heads"):
+        ours, theirs = getattr(model.config, part), getattr(detr.config, part)
+        if model.config.d_model == detr.config.d_model and ours != theirs:
+            raise ValueError(
+                f"{part} is {ours} and that of the DETR {theirs}; expected the same: set it in the config"
+            )
+    backbone = [(rf"({_BACKBONE}.*)", r"\1")]
+    if detr.config.backbone_config.model_type == "timm_backbone":
+        backbone = backbone_rules(model, _BACKBONE)
+    key_map = KeyMap(build=type(model), rules=lambda _: [*_RULES, *backbone], drop=_DROP)
+    renamed, report = rename(detr.state_dict(), key_map, model, "detr")
+    expected = model.state_dict()
+    module_of = {name: name.rpartition(".")[0] for name in renamed}
+    unfit = {
+        module_of[name]
+        for name, value in renamed.items()
+        if name not in expected or expected[name].shape != value.shape
+    }
+    fitting = {name: value for name, value in renamed.items() if module_of[name] not in unfit}
+    for published, name in zip(list(report.used), renamed, strict=True):
+        if name not in fitting:
+            report.used.remove(published)
+            report.dropped[published] = "the model has no such module of this shape"
+    if not fitting:
+        raise ValueError("the model has no weight of the shapes of the DETR; expected its backbone and widths")
+    report.missing = [name for name in expected if name not in fitting and not name.endswith("num_batches_tracked")]
+    model.load_state_dict(fitting, strict=False)
+    return report
+
+
+__all__ = ["initialize"]

@@ -1,0 +1,194 @@
+"""Matching and losses of VisTR: every frame of an instance has a query of its own, which may find it absent.
+
+Letters: B videos, T frames, Q queries of a frame, K labels, n instances of a video, N matched ones of the batch.
+"""
+
+import torch
+from torch.nn import functional as F
+from transformers.loss.loss_utils import LOSS_MAPPING
+
+from ...losses.common import (
+    Matches,
+    assign,
+    average_count,
+    dice_loss,
+    flatten_matches,
+    sigmoid_focal_loss,
+    smoothed_ious,
+)
+
+
+def frame_targets(target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Classes `(n, T)` and boxes `(n, T, 4)` of a video's labels, frame by frame: class 0 and a box of zeros where an
+    instance is absent, as published.
+    """
+    absent = ~target["valid"].bool()
+    classes = target["class_labels"][:, None].expand_as(absent)
+    return classes.masked_fill(absent, 0), target["boxes"].float().masked_fill(absent[..., None], 0.0)
+
+
+def frame_masks(target: dict[str, torch.Tensor], instance: torch.Tensor) -> torch.Tensor:
+    """Masks `(N, T, H, W)` float32 of instances `(N,)` of a video's labels, empty where an instance is absent."""
+    absent = ~target["valid"][instance].bool()
+    return target["masks"][instance].float().masked_fill(absent[..., None, None], 0.0)
+
+
+@torch.no_grad()
+def matching_cost(
+    frame_logits: torch.Tensor, boxes: torch.Tensor, labels: list[dict], frame_sizes: torch.Tensor, config
+) -> list[torch.Tensor]:
+    """
+    What it costs to match a query, in all frames, to an instance: `class_cost` times minus the probability of its
+    class, `bbox_cost` times the L1 distance, `iou_cost` times minus the IoU, which is not generalised; each is the
+    mean over the real frames. Frames in which the instance is absent count, with the targets of [`frame_targets`].
+
+    Args:
+        frame_logits: `(B, T, Q, K + 1)`, "no object" last.
+        boxes: `(B, Q, T, 4)` cx cy w h in `[0, 1]`.
+        labels: one dict per video, see [`VistrForVideoInstanceSegmentation`].
+        frame_sizes: `(B, T, 2)`, zero for padding frames.
+        config: with `class_cost`, `bbox_cost`, `iou_cost`.
+
+    Returns:
+        Per video `(Q, n)` float32.
+    """
+    costs = []
+    for logits, predicted, target, size in zip(frame_logits, boxes, labels, frame_sizes, strict=True):
+        real = size[:, 0] > 0
+        classes, wanted = (of_frames[:, real] for of_frames in frame_targets(target))  # (n, L), (n, L, 4)
+        probability = logits[real].float().softmax(-1)  # (L, Q, K + 1), L real frames
+        hit = probability[torch.arange(len(probability), device=classes.device), :, classes].mean(1).T  # (Q, n)
+        predicted = predicted[:, None, real].float()  # (Q, 1, L, 4)
+        distance = (predicted - wanted).abs().mean((2, 3))
+        iou, _ = smoothed_ious(predicted, wanted)
+        costs.append(config.bbox_cost * distance - config.class_cost * hit - config.iou_cost * iou.mean(2))
+    return costs
+
+
+@torch.no_grad()
+def match_instances(
+    frame_logits: torch.Tensor, boxes: torch.Tensor, labels: list[dict], frame_sizes: torch.Tensor, config
+) -> Matches:
+    """
+    Cheapest one-to-one assignment of queries to instances, video by video; the arguments are those of
+    [`matching_cost`].
+
+    Returns:
+        Per video the matched query and instance indices, two int64 tensors of length `min(Q, n)`, queries ascending.
+    """
+    return [assign(cost) for cost in matching_cost(frame_logits, boxes, labels, frame_sizes, config)]
+
+
+def supervised_frames(target: dict, instance: torch.Tensor, real: torch.Tensor, published: bool) -> torch.Tensor:
+    """
+    Frames in which the matched queries of a video learn class, box and mask; in the others they learn "no object".
+    `instance (N,)` and `real (T,)` bool to `(N, T)` bool. As published they are those of another instance, see
+    `published_presence_flags` of [`VistrConfig`].
+    """
+    rows = torch.arange(len(instance), device=instance.device) if published else instance
+    return target["valid"][rows].bool() & real
+
+
+def class_loss(logits: torch.Tensor, targets: torch.Tensor, real: torch.Tensor, eos_coefficient: float):
+    """
+    Cross-entropy of the queries of real frames, weighted mean: "no object", the last class, weighs
+    `eos_coefficient`. `logits (B, T, Q, K + 1)`, `targets (B, T, Q)`, `real (B, T)`.
+    """
+    weight = logits.new_ones(logits.shape[-1])
+    weight[-1] = eos_coefficient
+    logits, targets = logits[real].flatten(0, 1), targets[real].flatten()
+    return F.cross_entropy(logits, targets, weight, reduction="sum") / weight[targets].sum().clamp(min=1e-6)
+
+
+def mask_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Focal loss, mean over pixels, and dice loss, summed over rows: mask logits `(R, h, w)`, resized to targets
+    `(R, H, W)` in {0, 1}.
+    """
+    logits = F.interpolate(logits[:, None], size=targets.shape[-2:], mode="bilinear", align_corners=False).flatten(1)
+    targets, probability = targets.flatten(1), logits.sigmoid()
+    focal = sigmoid_focal_loss(logits, targets, alpha=0.25).mean(1)
+    return focal.sum(), dice_loss(probability, targets).sum()
+
+
+def video_instance_segmentation_loss(
+    frame_logits: list[torch.Tensor],
+    boxes: list[torch.Tensor],
+    masks: list[torch.Tensor | None],
+    matches: list[Matches],
+    labels: list[dict],
+    frame_sizes: torch.Tensor,
+    config,
+    **kwargs,
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """
+    Losses of decoder layers, first to last.
+
+    Args:
+        frame_logits: per layer `(B, T, Q, K + 1)`, "no object" last.
+        boxes: per layer `(B, Q, T, 4)` cx cy w h in `[0, 1]`.
+        masks: per layer `(N, T, h, w)` mask logits of the matched queries, in the order of `matches`, or None.
+        matches: per layer and video matched query and instance indices.
+        labels: one dict per video, see [`VistrForVideoInstanceSegmentation`].
+        frame_sizes: `(B, T, 2)`, zero for padding frames, which count nothing.
+        config: with the loss coefficients and `published_presence_flags`.
+
+    Returns:
+        The weighted sum, and every term by name, not weighted: `loss_ce`, `loss_bbox`, `loss_giou`, where there are
+        masks `loss_mask` (focal) and `loss_dice`; suffix `_i` for layer i but the last. For the logs,
+        `cardinality_error`, how far the number of queries that find an object is from the number of labelled instances
+        times frames, mean over videos, and of the last layer `class_error`, percent of supervised queries whose best
+        class is wrong, 100 without any.
+    """
+    coefficients = {
+        "loss_ce": config.class_loss_coefficient,
+        "loss_bbox": config.bbox_loss_coefficient,
+        "loss_giou": config.giou_loss_coefficient,
+        "loss_mask": config.mask_loss_coefficient,
+        "loss_dice": config.dice_loss_coefficient,
+    }
+    real = frame_sizes[..., 0] > 0  # (B, T)
+    counts = [len(target["class_labels"]) for target in labels]
+    num_rows = average_count(
+        sum(n * length for n, length in zip(counts, real.sum(1).tolist(), strict=True)), real.device
+    )
+    targets = [frame_targets(target) for target in labels]
+    total, terms = 0.0, {}
+    for layer, match in enumerate(matches):
+        logits = frame_logits[layer].float()
+        video, query, _ = flatten_matches(match)
+        rows = [instance for _, instance in match]
+        flags = zip(labels, rows, real, strict=True)
+        supervised = torch.cat([supervised_frames(*row, config.published_presence_flags) for row in flags])  # (N, T)
+        classes, wanted = (
+            torch.cat([of[kind][index] for of, index in zip(targets, rows, strict=True)]) for kind in (0, 1)
+        )
+        wanted_classes = torch.full_like(logits[..., 0], logits.shape[-1] - 1, dtype=torch.int64)  # (B, T, Q)
+        wanted_classes[video, :, query] = classes.masked_fill(~supervised, logits.shape[-1] - 1)
+        predicted, wanted = boxes[layer][video, query][supervised].float(), wanted[supervised]  # (R, 4)
+        losses = {
+            "loss_ce": class_loss(logits, wanted_classes, real, config.eos_coefficient),
+            "loss_bbox": (predicted - wanted).abs().sum() / num_rows,
+            "loss_giou": (1 - smoothed_ious(predicted, wanted)[1]).sum() / num_rows,
+        }
+        if masks[layer] is not None:
+            wanted = torch.cat([frame_masks(target, index) for target, index in zip(labels, rows, strict=True)])
+            focal, dice = mask_losses(masks[layer][supervised].float(), wanted[supervised])
+            losses |= {"loss_mask": focal / num_rows, "loss_dice": dice / num_rows}
+            total = total + 0.0 * masks[layer].sum()  # heads without a match stay in the graph of distributed training
+        suffix = "" if layer == len(matches) - 1 else f"_{layer}"
+        total = total + sum(coefficients[name] * value for name, value in losses.items())
+        terms |= {name + suffix: value.detach() for name, value in losses.items()}
+        best = logits.argmax(-1)
+        found = ((best != logits.shape[-1] - 1) & real[..., None]).flatten(1).sum(1)
+        expected = real.sum(1) * found.new_tensor(counts)
+        terms["cardinality_error" + suffix] = (found - expected).abs().float().mean()
+    hits = (best[video, :, query] == classes)[supervised].float()
+    terms["class_error"] = 100 - 100 * hits.mean() if len(hits) else hits.new_tensor(100.0)
+    return total, terms
+
+
+LOSS_MAPPING["VistrForVideoInstanceSegmentation"] = video_instance_segmentation_loss
+
+__all__ = ["match_instances", "matching_cost", "video_instance_segmentation_loss"]
