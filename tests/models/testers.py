@@ -60,6 +60,7 @@ TESTERS = {
         mask_size=lambda side: -(-side // 4),
         hidden_axes="BQTC",
         no_object=1,
+        published_size=(300, 533),
         no_gradient={
             r".*k_proj\.bias": "it shifts all scores of a query alike, to which softmax is blind",
             r"model\.decoder\.layers\.0\.self_attn\.v_proj\.weight": "it is multiplied by queries that start as zeros",
