@@ -32,7 +32,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="the numbers of YouTube-VIS 2022: JSON list of ids of the long videos, or annotation file of just these",
     )
     parser.add_argument("--top_k", type=int, default=10, help="results per video, 10 as published")
-    parser.add_argument("--max_frames", type=int, default=36, help="longest clip that the model sees at once")
+    parser.add_argument("--max_frames", type=int, help="longest clip that the model sees at once (default 36)")
     parser.add_argument("--device", help="as in every pipeline; of several processes, each takes its own by default")
     parsed = parser.parse_args(arguments)
     if not parsed.dataset and not parsed.validate:

@@ -43,9 +43,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default="auto",
         help="of the model (default auto: that of the checkpoint)",
     )
-    parser.add_argument(
-        "--max-frames", type=int, default=36, help="longest clip that the model sees at once (default 36)"
-    )
+    parser.add_argument("--max-frames", type=int, help="longest clip that the model sees at once (default 36)")
     parser.add_argument(
         "--public-urls", action="store_true", help="refuse URLs that lead to this machine or its private networks"
     )

@@ -29,7 +29,9 @@ class Arguments:
         default=None, metadata={"help": "The same of videos to evaluate on, with --eval_strategy or at the end."}
     )
     eval_frames_dir: str | None = field(default=None, metadata={"help": "Folder of their frames."})
-    eval_max_frames: int = field(default=36, metadata={"help": "Longest clip that the model sees in evaluation."})
+    eval_max_frames: int | None = field(
+        default=None, metadata={"help": "Longest clip that the model sees in evaluation; 36, or its only length."}
+    )
     eval_top_k: int = field(
         default=10, metadata={"help": "Results per video in evaluation; more for videos of many instances."}
     )
@@ -45,7 +47,9 @@ class Arguments:
     pretrained_backbone: str | None = field(
         default=None, metadata={"help": "Backbone weights to start from: Hub name, folder, or timm name of weights."}
     )
-    num_frames: int = field(default=5, metadata={"help": "Frames of a clip."})
+    num_frames: int | None = field(
+        default=None, metadata={"help": "Frames of a clip; 5, or the only length that the model knows."}
+    )
     flip: bool = field(default=True, metadata={"help": "Mirror half of the clips."})
     shortest_edge: int | None = field(
         default=None, metadata={"help": "Resize frames to this; their own size if unset."}

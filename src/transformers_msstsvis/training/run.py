@@ -6,8 +6,10 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from transformers import HfArgumentParser, TrainingArguments, set_seed
+from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_seed
+from transformers.models.auto import CONFIG_MAPPING
 
+from ..checkpoint_files import check_checkpoint
 from ..data.augmentation import ClipAugmentation
 from ..data.clips import VideoClips
 from ..data.collator import ClipCollator
@@ -144,7 +146,7 @@ def make_clips(arguments: Arguments, seed: int) -> Clips:
     if of_both and not (arguments.dataset and arguments.stills):
         raise ValueError(f"{', '.join(of_both)} is for images beside videos; expected --dataset and --stills as well")
     common = {
-        "num_frames": arguments.num_frames,
+        "num_frames": arguments.num_frames or only_length(arguments) or 5,
         "flip": arguments.flip,
         "shortest_edge": arguments.shortest_edge,
         "seed": seed,
@@ -178,6 +180,19 @@ def make_clips(arguments: Arguments, seed: int) -> Clips:
         unmatched="drop",
         seed=seed,
     )
+
+
+def only_length(arguments: Arguments) -> int | None:
+    """The clips that the model knows, if it knows a single length."""
+    settings = read_object("model_config", arguments.model_config or "{}")
+    if arguments.model and "model_type" not in settings:
+        check_checkpoint(arguments.model)
+        config = AutoConfig.from_pretrained(arguments.model)
+    elif settings.get("model_type") in CONFIG_MAPPING:
+        config = CONFIG_MAPPING[settings["model_type"]]()
+    else:
+        return settings.get("num_frames")
+    return settings.get("num_frames", getattr(config, "num_frames", None))
 
 
 def read_dataset(arguments: Arguments, path: str, frames_dir: str | None) -> "Dataset":
