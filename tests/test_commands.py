@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,19 @@ from tqdm import tqdm
 
 import transformers_msstsvis
 from transformers_msstsvis import commands, conversion, extras, startup
-from transformers_msstsvis.commands import command_line, convert, evaluate, predict, train
+from transformers_msstsvis.commands import (
+    command_line,
+    convert,
+    evaluate,
+    make_synthetic,
+    predict,
+    train,
+    validate,
+)
+from transformers_msstsvis.data import synthetic
 from transformers_msstsvis.data.sampling import SAMPLINGS
+from transformers_msstsvis.data.validate import validate as validate_file
+from transformers_msstsvis.evaluation import evaluate_model
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = ("-m", "transformers_msstsvis")
@@ -109,6 +121,27 @@ def test_either_spelling_in_training(dash, tmp_path):
     flags = flags.replace(str(tmp_path).replace("_", dash), str(tmp_path))
     arguments, training = train.parse_arguments(flags.split())
     assert (arguments.num_frames, arguments.flip, training.max_steps) == (3, False, 4)
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "function", "beside"),
+    [
+        (evaluate, ["--dataset", "x"], evaluate_model, {"validate"}),
+        (make_synthetic, ["--output", "x"], synthetic.make_synthetic, set()),
+        (validate, ["x"], validate_file, set()),
+    ],
+)
+def test_what_the_command_takes_one_call_takes_by_the_same_names(script, flags, function, beside, monkeypatch):
+    monkeypatch.setattr(script, "run", lambda work, arguments, *more: arguments)
+    taken = vars(script.main(flags)).keys() - beside
+    assert taken == signature(function).parameters.keys() - {"progress"}
+
+
+@pytest.mark.parametrize(
+    ("flag", "other"), [("--json", "--json_path"), ("--masks", "--masks_dir"), ("--max_frames", "--max-frames")]
+)
+def test_names_of_python_are_flags(flag, other):
+    assert predict.parse_arguments([flag, "3"]) == predict.parse_arguments([other, "3"])
 
 
 # ------------------------------------------------------------------------------------------------------------ errors

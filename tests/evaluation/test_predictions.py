@@ -21,7 +21,9 @@ from transformers_msstsvis.commands import evaluate as script
 from transformers_msstsvis.data.synthetic import make_synthetic
 from transformers_msstsvis.evaluation import (
     category_ids,
+    check_submission,
     evaluate,
+    evaluate_model,
     find_frames,
     format_table,
     ground_truth,
@@ -259,6 +261,22 @@ def test_short_and_long_videos(annotations, tmp_path, capsys):
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[:2] == [["AP", "AP_S", "AP_L"], ["50.0", "0.0", "100.0"]]
     assert lines.index(["short", "videos"]) < lines.index(["long", "videos"])
+
+
+def test_one_call_evaluates_as_the_command_does(checkpoint, annotations, whole, tmp_path):
+    numbers = evaluate_model(annotations, checkpoint, output=tmp_path / "results.json", device="cpu")
+    assert (tmp_path / "results.json").read_bytes() == whole
+    metric = YtvisMeanAveragePrecision(annotations)
+    metric.update(tmp_path / "results.json")
+    dataset = json.loads(annotations.read_text())
+    names = {category["id"]: category["name"] for category in dataset["categories"]}
+    assert numbers == {**metric.compute(), "category_names": names}
+    unlabelled = changed(annotations, "nothing.json", lambda dataset: dataset.update(annotations=[]))
+    assert evaluate_model(unlabelled, checkpoint, submission=tmp_path / "results.zip", device="cpu") == {}
+    assert check_submission(tmp_path / "results.zip", annotations) == []
+    (tmp_path / "long.json").write_text(json.dumps([dataset["videos"][0]["id"]]))
+    both = evaluate_model(annotations, results=tmp_path / "results.json", long_videos=tmp_path / "long.json")
+    assert both["AP"] == (both["short"]["AP"] + both["long"]["AP"]) / 2
 
 
 # ----------------------------------------------------------------------------------------------- stopped and shared

@@ -9,9 +9,7 @@ baseline: they give seconds and memory.
 import argparse
 import importlib
 import json
-import platform
 import sys
-from datetime import date
 from types import ModuleType
 
 from ..files import check_distinct, check_writable, written_aside
@@ -36,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> None:
         add_arguments(part_parsers[arguments[0]], arguments[0])  # only what is asked for is loaded
-        measure(parser.parse_args(arguments))
+        measure_and_write(parser.parse_args(arguments))
 
     if not arguments or arguments[0] not in PARTS:
         parser.parse_args(arguments)
@@ -54,19 +52,12 @@ def load(part: str) -> ModuleType:
     return importlib.import_module(f"..benchmarks.{part}", __package__)
 
 
-def measure(arguments: argparse.Namespace) -> None:
-    import torch
+def measure_and_write(arguments: argparse.Namespace) -> None:
+    from ..benchmarks.report import measure, plot_ratios
 
     check_writable(arguments.json, arguments.plot)
     check_distinct((arguments.json, arguments.plot), [])
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    report = {
-        "part": arguments.part,
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-        **load(arguments.part).run(arguments),
-    }
+    report = measure(load(arguments.part), arguments)
     text = json.dumps(report, indent=2)
     print(text)
     if arguments.json:
@@ -74,35 +65,6 @@ def measure(arguments: argparse.Namespace) -> None:
             unfinished.write_text(text + "\n")
     if arguments.plot:
         plot_ratios(report, arguments.plot)
-
-
-def plot_ratios(report: dict, path: str) -> None:
-    """Every ratio of a report (`{"median", "min", "max"}` below a key with "ratio" or "over" in it) as a bar."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    bars = []
-
-    def collect(node, name, inside):
-        if isinstance(node, dict) and inside and "median" in node:
-            bars.append((name, node))
-        elif isinstance(node, dict):
-            for key, child in node.items():
-                collect(child, f"{name} {key}".strip(), inside or "ratio" in key or "over" in key)
-
-    collect(report, "", False)
-    figure, axes = pyplot.subplots(figsize=(8, 0.5 * len(bars) + 1.5))
-    medians = [bar["median"] for _, bar in bars]
-    errors = [[bar["median"] - bar["min"] for _, bar in bars], [bar["max"] - bar["median"] for _, bar in bars]]
-    axes.barh([name for name, _ in bars], medians, xerr=errors)
-    axes.axvline(1.0, color="grey")
-    axes.set_xlabel("times as fast as the baseline (CPU time; median, smallest, largest)")
-    axes.set_title(f"{report['part']}, {report['date']}, {report['machine']}", fontsize=8)
-    figure.tight_layout()
-    with written_aside(path) as unfinished:
-        figure.savefig(unfinished)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="annotated video: .mp4, .webm, .gif, or a folder for PNG frames (default out.mp4); of several videos a "
         "folder for the annotated videos and JSON files (default out)",
     )
-    parser.add_argument("--json", help="tracks of one video in YouTube-VIS results format (default out.json)")
-    parser.add_argument("--masks", metavar="DIR", help="write a palette PNG of track ids for every frame there")
+    parser.add_argument(
+        "--json", "--json_path", help="tracks of one video in YouTube-VIS results format (default out.json)"
+    )
+    parser.add_argument(
+        "--masks", "--masks_dir", metavar="DIR", help="write a palette PNG of track ids for every frame there"
+    )
     parser.add_argument("--threshold", type=float, default=0.3, help="smallest score of a track, 0..1 (default 0.3)")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="only tracks of these classes")
     parser.add_argument("--top-k", type=int, default=10, help="candidates that are kept per clip (default 10)")

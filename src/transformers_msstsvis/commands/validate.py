@@ -12,8 +12,14 @@ from .command_line import Parser, add_data_flags, run, yes_or_no
 
 def make_parser(prog: str) -> Parser:
     parser = Parser(prog=prog, description=__doc__)
-    parser.add_argument("file", type=Path, help="annotation file, or folder of masks")
-    parser.add_argument("--frames", type=Path, help="folder that file names are relative to; found by default")
+    parser.add_argument("annotations", metavar="file", type=Path, help="annotation file, or folder of masks")
+    parser.add_argument(
+        "--frames",
+        "--frames_dir",
+        dest="frames_dir",
+        type=Path,
+        help="folder that file names are relative to; found by default",
+    )
     parser.add_argument("--split", help="train, validation or test, for the folder of a whole dataset")
     parser.add_argument("--fix", metavar="OUT", help="write a repaired copy in YouTube-VIS format")
     parser.add_argument("--decode", action="store_true", help="read the frames completely, not only their headers")
@@ -28,9 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 def check(args: argparse.Namespace) -> int:
     from ..data.validate import validate
 
-    tracks = yes_or_no(args.tracks)
-    errors = validate(args.file, args.frames, args.split, args.fix, args.decode, args.allow_outside, tracks)
-    return int(errors > 0)
+    return int(validate(**vars(args) | {"tracks": yes_or_no(args.tracks)}) > 0)
 
 
 def main_of_module(arguments: list[str] | None = None) -> int:

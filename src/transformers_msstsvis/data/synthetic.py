@@ -29,6 +29,8 @@ from pycocotools import mask as rle_codec
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..results.rle import normalised_rle
+
 logger = logging.get_logger(__name__)
 
 # Letters: n objects, T frames, H W frame size, h w size of a crop.
@@ -434,8 +436,8 @@ def synthetic_video(
 
 def make_synthetic(
     output: str | Path,
-    seed: int,
-    num_videos: int,
+    seed: int = 0,
+    num_videos: int = 100,
     *,
     height: int = 128,
     width: int = 128,
@@ -573,10 +575,7 @@ def _encode_masks(masks: np.ndarray) -> dict[str, list]:
     areas = [int(area) for area in rle_codec.area(rles)]
     boxes = rle_codec.toBbox(rles).tolist()
     return {
-        "segmentations": [
-            {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")} if area else None
-            for rle, area in zip(rles, areas, strict=True)
-        ],
+        "segmentations": [normalised_rle(rle) if area else None for rle, area in zip(rles, areas, strict=True)],
         "areas": [area or None for area in areas],
         "bboxes": [box if area else None for box, area in zip(boxes, areas, strict=True)],
     }

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+# Arguments that are those of VisTrainer by the same names.
+_OF_THE_TRAINER = (
+    *("backbone_lr_scale", "sampling_lr_scale", "adversarial", "discriminator_learning_rate", "lr_drops", "ema_decay"),
+    *("eval_max_frames", "eval_top_k", "num_samples"),
+)
+
+
 class _ArgumentParser(HfArgumentParser):
     def error(self, message: str) -> None:
         raise ValueError(message)
@@ -124,15 +131,7 @@ def make_trainer(arguments: Arguments, training: TrainingArguments) -> VisTraine
         eval_dataset=videos,
         data_collator=ClipCollator(processor),
         processing_class=processor,
-        backbone_lr_scale=arguments.backbone_lr_scale,
-        sampling_lr_scale=arguments.sampling_lr_scale,
-        adversarial=arguments.adversarial,
-        discriminator_learning_rate=arguments.discriminator_learning_rate,
-        lr_drops=arguments.lr_drops,
-        ema_decay=arguments.ema_decay,
-        eval_max_frames=arguments.eval_max_frames,
-        eval_top_k=arguments.eval_top_k,
-        num_samples=arguments.num_samples,
+        **{name: getattr(arguments, name) for name in _OF_THE_TRAINER},
     )
     report_steps(trainer)
     return trainer
