@@ -35,6 +35,10 @@ def test_the_encoder_of_one_frame_gives_the_same_at_the_same_positions():
     model, detr = tiny_vistr(num_frames=1), tiny_detr()
     report = initialize(model, detr)
     assert "queries of an image" in str(report)
+    assert report.summary() == (
+        f"{len(report.used)} weights used, {len(report.dropped)} left out; new in query_embed, class_embed, "
+        "attention_map, mask_head, instance_head"
+    )
     assert all(
         name.startswith(("model.query_embed", "class_embed", "attention_map", "mask_head", "instance_head"))
         for name in report.missing
