@@ -7,8 +7,8 @@ from transformers import DetrConfig, DetrForObjectDetection
 from tests.models.test_modeling_vistr import tiny_vistr
 from tests.models.testers import FOUR_MAPS, model_of
 from tests.tiny import BACKBONE
+from transformers_msstsvis.conversion.detectors import initialize_from
 from transformers_msstsvis.conversion.detr import initialize
-from transformers_msstsvis.conversion.start import initialize_from
 
 
 def tiny_detr(**changes) -> DetrForObjectDetection:

@@ -10,7 +10,7 @@ from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_se
 from transformers.models.auto import CONFIG_MAPPING
 
 from ..checkpoint_files import check_checkpoint
-from ..conversion.start import initialize_from
+from ..conversion.detectors import initialize_from
 from ..data.augmentation import ClipAugmentation
 from ..data.clips import VideoClips
 from ..data.collator import ClipCollator
