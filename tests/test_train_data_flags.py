@@ -5,11 +5,14 @@ import json
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from transformers import TrainingArguments
 
+from tests.conversion.test_detr import tiny_detr
 from tests.data.vis_rows import rle
-from transformers_msstsvis import MsstsVisVideoProcessor
+from tests.models.testers import TESTERS
+from transformers_msstsvis import MsstsVisVideoProcessor, VistrConfig, VistrVideoProcessor
 from transformers_msstsvis.commands.train import read_recipe
 from transformers_msstsvis.data.clips import VideoClips
 from transformers_msstsvis.data.pseudo_clips import PseudoClips
@@ -68,6 +71,22 @@ def test_the_processor_shows_frames_as_large_as_in_training():
         "longest_edge": 1152,
     }
     assert script.inference_size(Arguments(shortest_edge=100), Clips, MsstsVisVideoProcessor)["longest_edge"] == 300
+
+
+def test_training_starts_from_a_detector_and_keeps_the_processor_of_its_model(annotations, tmp_path, capsys):
+    detr = tiny_detr()
+    detr.save_pretrained(tmp_path / "detr")
+    settings = {"model_type": "vistr", **TESTERS["vistr"].config().to_diff_dict()}
+    settings = {name: value for name, value in settings.items() if name in VistrConfig().to_dict()}
+    arguments = Arguments(
+        dataset=str(annotations), model_config=json.dumps(settings), init_from=str(tmp_path / "detr")
+    )
+    training = TrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True)
+    trainer = script.make_trainer(arguments, training)
+    norm = trainer.model.model.decoder.norm.weight
+    assert torch.equal(norm.cpu(), detr.model.decoder.layernorm.weight)
+    assert "left out; new in query_embed, class_embed" in capsys.readouterr().out
+    assert type(trainer.processing_class) is VistrVideoProcessor
 
 
 def test_a_recipe_may_leave_out_values(tmp_path):

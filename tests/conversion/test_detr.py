@@ -7,8 +7,8 @@ from transformers import DetrConfig, DetrForObjectDetection
 from tests.models.test_modeling_vistr import tiny_vistr
 from tests.models.testers import FOUR_MAPS, model_of
 from tests.tiny import BACKBONE
+from transformers_msstsvis.conversion.detectors import initialize_from
 from transformers_msstsvis.conversion.detr import initialize
-from transformers_msstsvis.conversion.start import initialize_from
 
 
 def tiny_detr(**changes) -> DetrForObjectDetection:
@@ -35,6 +35,10 @@ def test_the_encoder_of_one_frame_gives_the_same_at_the_same_positions():
     model, detr = tiny_vistr(num_frames=1), tiny_detr()
     report = initialize(model, detr)
     assert "queries of an image" in str(report)
+    assert report.summary() == (
+        f"{len(report.used)} weights used, {len(report.dropped)} left out; new in query_embed, class_embed, "
+        "attention_map, mask_head, instance_head"
+    )
     assert all(
         name.startswith(("model.query_embed", "class_embed", "attention_map", "mask_head", "instance_head"))
         for name in report.missing

@@ -24,6 +24,11 @@ class ConversionReport:
         lines += [f"missing: {key}" for key in self.missing]
         return "\n".join(lines)
 
+    def summary(self) -> str:
+        """One line: how many weights were used, and which parts of the model have none of them or not all."""
+        parts = dict.fromkeys(name.removeprefix("model.").partition(".")[0] for name in self.missing)
+        return f"{len(self.used)} weights used, {len(self.dropped)} left out; new in {', '.join(parts) or 'nothing'}"
+
 
 @dataclass
 class KeyMap:

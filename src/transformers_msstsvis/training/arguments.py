@@ -47,6 +47,13 @@ class Arguments:
     pretrained_backbone: str | None = field(
         default=None, metadata={"help": "Backbone weights to start from: Hub name, folder, or timm name of weights."}
     )
+    init_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Image detector of transformers to start from, by Hub name or folder, as far as its weights fit: "
+            "a DETR, such as facebook/detr-resnet-50, for VisTR."
+        },
+    )
     num_frames: int | None = field(
         default=None, metadata={"help": "Frames of a clip; 5, or the only length that the model knows."}
     )

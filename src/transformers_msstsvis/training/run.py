@@ -10,6 +10,7 @@ from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_se
 from transformers.models.auto import CONFIG_MAPPING
 
 from ..checkpoint_files import check_checkpoint
+from ..conversion.detectors import initialize_from
 from ..data.augmentation import ClipAugmentation
 from ..data.clips import VideoClips
 from ..data.collator import ClipCollator
@@ -119,6 +120,10 @@ def make_trainer(arguments: Arguments, training: TrainingArguments) -> VisTraine
         model = load_for_training(arguments.model, **settings)
     if arguments.pretrained_backbone:
         model.load_pretrained_backbone(arguments.pretrained_backbone)
+    if arguments.init_from:
+        report = initialize_from(model, arguments.init_from)
+        if training.process_index == 0:
+            print(f"from {arguments.init_from}: {report.summary()}")
     processor_class = video_processor_class(model.config)
     processor = processor_class(size=inference_size(arguments, clips, processor_class))
     videos = None
