@@ -83,6 +83,17 @@ def average_count(count: float, device: torch.device) -> torch.Tensor:
     return total.clamp(min=1) / num_processes
 
 
+def loss_coefficients(config) -> dict[str, float]:
+    """What every term weighs in the sum, by its name."""
+    return {
+        "loss_ce": config.class_loss_coefficient,
+        "loss_bbox": config.bbox_loss_coefficient,
+        "loss_giou": config.giou_loss_coefficient,
+        "loss_mask": config.mask_loss_coefficient,
+        "loss_dice": config.dice_loss_coefficient,
+    }
+
+
 LABEL_KEYS = ("class_labels", "boxes", "masks", "valid")
 
 

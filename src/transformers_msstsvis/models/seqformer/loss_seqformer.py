@@ -16,6 +16,7 @@ from ...losses.common import (
     dice_loss,
     flatten_matches,
     generalized_iou,
+    loss_coefficients,
     sigmoid_focal_loss,
 )
 
@@ -165,13 +166,7 @@ def video_instance_segmentation_loss(
         suffix `_i` for layer i but the last), divided by the number of instances but not weighted, and the
         [`class_errors`].
     """
-    coefficients = {
-        "loss_ce": config.class_loss_coefficient,
-        "loss_bbox": config.bbox_loss_coefficient,
-        "loss_giou": config.giou_loss_coefficient,
-        "loss_mask": config.mask_loss_coefficient,
-        "loss_dice": config.dice_loss_coefficient,
-    }
+    coefficients = loss_coefficients(config)
     num_instances = average_count(sum(len(target["class_labels"]) for target in labels), logits[0].device)
     height, width = masks[0].shape[-2:]
     mask_targets = [sample_mask_targets(target, height, width) for target in labels]

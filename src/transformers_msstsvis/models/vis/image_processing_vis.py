@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import is_pil_image
+from transformers.image_utils import SizeDict, is_pil_image
 from transformers.processing_utils import ImagesKwargs
 
 from ...video.download import is_url
 from ...video.images import read_image
 from ...video.inputs import channels_first, check_pixels
 from .post_processing_vis import VisPostProcessing
-from .video_processing_vis import VisVideoProcessor, check_aspect_ratio, make_batch
+from .video_processing_vis import VisInput, check_aspect_ratio, make_batch
 
 
 class VisImageProcessorKwargs(ImagesKwargs, total=False):
@@ -25,21 +25,9 @@ class VisImageProcessorKwargs(ImagesKwargs, total=False):
     size_divisor: int | None
 
 
-class VisImageProcessorMixin(VisPostProcessing):
+class VisImageProcessorMixin(VisPostProcessing, VisInput):
     """What the image processors share whatever they resize with."""
 
-    resample = VisVideoProcessor.resample
-    image_mean = VisVideoProcessor.image_mean
-    image_std = VisVideoProcessor.image_std
-    size = VisVideoProcessor.size
-    default_to_square = False
-    do_resize = True
-    do_rescale = True
-    do_normalize = True
-    do_convert_rgb = True
-    do_pad = True
-    size_divisor = None
-    model_input_names = VisVideoProcessor.model_input_names
     valid_kwargs = VisImageProcessorKwargs
 
     def fetch_images(self, image_url_or_urls):
@@ -68,8 +56,15 @@ class VisImageProcessorMixin(VisPostProcessing):
     def _preprocess(
         self,
         images: list[torch.Tensor],
+        do_resize: bool,
+        size: SizeDict,
+        resample,
         do_center_crop: bool | None = None,
         do_rescale: bool = True,
+        rescale_factor: float = 1 / 255,
+        do_normalize: bool = True,
+        image_mean=None,
+        image_std=None,
         do_pad: bool | None = True,
         pad_size=None,
         size_divisor: int | None = None,
@@ -78,11 +73,14 @@ class VisImageProcessorMixin(VisPostProcessing):
     ) -> BatchFeature:
         if do_center_crop:
             raise ValueError("do_center_crop is not supported: masks are mapped back to the whole image; crop before")
-        if kwargs["do_resize"]:
-            for image in images:
-                check_aspect_ratio(image, kwargs["size"])
-        images = [check_pixels(image, do_rescale).contiguous() for image in images]
-        videos = [self._transform(image, do_rescale=do_rescale, **kwargs)[None] for image in images]
+        videos = []
+        for image in images:
+            image = self._for_backend(check_pixels(image, do_rescale), do_rescale)
+            if do_resize:
+                check_aspect_ratio(image, size)
+                image = self.resize(image, size=size, resample=resample)
+            image = self._rescale_and_normalize(image, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
+            videos.append(image[None])
         return make_batch(videos, do_pad, size_divisor, pad_size, return_tensors)
 
 
@@ -98,44 +96,23 @@ class VisImageProcessor(VisImageProcessorMixin, TorchvisionBackend):
         ValueError: for images of a wrong shape or layout, or with pixels that are NaN or out of range.
     """
 
-    def _transform(
-        self,
-        image: torch.Tensor,
-        do_resize: bool,
-        size,
-        resample,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean,
-        image_std,
-        **kwargs,
-    ) -> torch.Tensor:
-        if do_resize:
-            image = self.resize(image, size=size, resample=resample)
-        return self.rescale_and_normalize(image, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
+    def _for_backend(self, image: torch.Tensor, do_rescale: bool) -> torch.Tensor:
+        return image.contiguous()
+
+    def _rescale_and_normalize(self, image: torch.Tensor, *settings) -> torch.Tensor:
+        return self.rescale_and_normalize(image, *settings)
 
 
 class VisImageProcessorPil(VisImageProcessorMixin, PilBackend):
     """[`VisImageProcessor`] that resizes with Pillow, as the published code does; the rest is the same."""
 
-    def _transform(
-        self,
-        image: torch.Tensor,
-        do_resize: bool,
-        size,
-        resample,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean,
-        image_std,
-        **kwargs,
-    ) -> torch.Tensor:
+    def _for_backend(self, image: torch.Tensor, do_rescale: bool) -> np.ndarray:
         # Pillow resizes RGB images as bytes only.
-        image = (image.round().to(torch.uint8) if do_rescale else image).cpu().numpy()
-        if do_resize:
-            image = self.resize(image, size=size, resample=resample)
+        return (image.round().to(torch.uint8) if do_rescale else image).cpu().numpy()
+
+    def _rescale_and_normalize(
+        self, image: np.ndarray, do_rescale, rescale_factor, do_normalize, image_mean, image_std
+    ) -> torch.Tensor:
         if do_rescale:
             image = self.rescale(image, rescale_factor)
         if do_normalize:

@@ -130,7 +130,24 @@ class VisVideoProcessorKwargs(VideosKwargs, total=False):
     clip_stride: int | None
 
 
-class VisVideoProcessor(VisPostProcessing, BaseVideoProcessor):
+class VisInput:
+    """What processors of videos and of images do unless they are told otherwise."""
+
+    resample = PILImageResampling.BILINEAR
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    size = {"shortest_edge": 360, "longest_edge": 640}
+    default_to_square = False
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    do_pad = True
+    size_divisor = None
+    model_input_names = ["pixel_values_videos", "pixel_mask"]
+
+
+class VisVideoProcessor(VisPostProcessing, VisInput, BaseVideoProcessor):
     r"""
     Base of all video processors, complete but for what a model does differently: its sizes, and how its outputs become
     results, see [`VisPostProcessing`].
@@ -162,20 +179,8 @@ class VisVideoProcessor(VisPostProcessing, BaseVideoProcessor):
         FileNotFoundError: for a path that does not exist.
     """
 
-    resample = PILImageResampling.BILINEAR
-    image_mean = IMAGENET_DEFAULT_MEAN
-    image_std = IMAGENET_DEFAULT_STD
-    size = {"shortest_edge": 360, "longest_edge": 640}
-    default_to_square = False
-    do_resize = True
-    do_rescale = True
-    do_normalize = True
-    do_convert_rgb = True
-    do_pad = True
     do_sample_frames = False
-    size_divisor = None
     clip_stride = None
-    model_input_names = ["pixel_values_videos", "pixel_mask"]
     valid_kwargs = VisVideoProcessorKwargs
 
     def clip_plan(self, config, max_frames: int | None = None) -> ClipPlan:

@@ -13,6 +13,7 @@ from ...losses.common import (
     average_count,
     dice_loss,
     flatten_matches,
+    loss_coefficients,
     sigmoid_focal_loss,
     smoothed_ious,
 )
@@ -141,13 +142,7 @@ def video_instance_segmentation_loss(
         times frames, mean over videos, and of the last layer `class_error`, percent of supervised queries whose best
         class is wrong, 100 without any.
     """
-    coefficients = {
-        "loss_ce": config.class_loss_coefficient,
-        "loss_bbox": config.bbox_loss_coefficient,
-        "loss_giou": config.giou_loss_coefficient,
-        "loss_mask": config.mask_loss_coefficient,
-        "loss_dice": config.dice_loss_coefficient,
-    }
+    coefficients = loss_coefficients(config)
     real = frame_sizes[..., 0] > 0  # (B, T)
     counts = [len(target["class_labels"]) for target in labels]
     num_rows = average_count(
