@@ -35,6 +35,7 @@ def read(path: Path) -> dict:
 def test_all_recipes_are_there():
     names = {path.stem for path in RECIPES}
     others = {"coco-images-r50", "coco-clips-r50", "ovis-r50", "own-data-small", "synthetic-cpu"}
+    others |= {"ytvis2019-vistr-r50", "synthetic-cpu-vistr"}
     assert names >= {*PUBLISHED, *others, *(f"synthetic-cpu-{stage}" for stage in range(1, 5))}
 
 
@@ -59,7 +60,8 @@ def test_nested_settings_are_valid(path):
     settings = dict(recipe.get("model_config", {}))
     config = AutoConfig.for_model(settings.pop("model_type", "msstsvis"), **settings)
     assert all(hasattr(config, name) for name in settings)
-    assert len(config.backbone_config.out_features) == 3
+    assert len(config.backbone_config.out_features) == (4 if config.model_type == "vistr" else 3)
+    assert recipe.get("num_frames") in (None, getattr(config, "num_frames", None) or recipe.get("num_frames"))
     ClipAugmentation.from_dict(recipe.get("augmentation", {}))
     assert recipe.get("sampling", "window") in SAMPLINGS
 
@@ -72,6 +74,14 @@ def test_published_values(name, tmp_path):
     assert (training.learning_rate, training.weight_decay, training.max_grad_norm) == (2e-4, 1e-4, 0.1)
     assert (arguments.backbone_lr_scale, arguments.sampling_lr_scale, arguments.lr_drops) == (0.1, 0.1, drops)
     assert (training.num_train_epochs, training.per_device_train_batch_size) == (12, 1)
+
+
+def test_published_values_of_vistr(tmp_path):
+    arguments, training = parse("--config", str(CONFIGS / "ytvis2019-vistr-r50.yaml"), folder=tmp_path)
+    assert (arguments.num_frames, arguments.sampling, arguments.backbone_lr_scale) == (36, "wrapped", 0.1)
+    assert (training.learning_rate, training.weight_decay, training.max_grad_norm) == (1e-4, 1e-4, 0.1)
+    assert (training.num_train_epochs, arguments.lr_drops) == (18, ["12/18"])
+    assert arguments.init_from == "facebook/detr-resnet-50"
 
 
 def test_classes_of_the_joint_training():
