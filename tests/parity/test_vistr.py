@@ -138,7 +138,7 @@ def check_losses(total: torch.Tensor, terms: dict, expected: dict, prefix: str, 
     for name in names:
         tolerance = CLASS_ERROR_ATOL if name == "class_error" else atol
         np.testing.assert_allclose(float(terms[name]), expected[prefix + name], rtol=0, atol=tolerance, err_msg=name)
-    np.testing.assert_allclose(float(total), expected[prefix + "total"], rtol=1e-5)
+    np.testing.assert_allclose(total.item(), expected[prefix + "total"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("published", [True, False], ids=["published_flags", "own_flags"])

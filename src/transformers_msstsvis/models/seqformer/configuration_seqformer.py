@@ -87,7 +87,6 @@ class SeqFormerConfig(VisConfig):
         "num_attention_heads": "encoder_attention_heads",
         "num_hidden_layers": "encoder_layers",
     }
-    keys_to_ignore_at_inference = ["loss_dict", "auxiliary_outputs", "last_hidden_state", "encoder_last_hidden_state"]
     ranges: ClassVar = {
         **VisConfig.ranges,
         "d_model": (1, 8192),

@@ -54,6 +54,7 @@ class VisConfig(PreTrainedConfig):
             init_kwargs={"out_features": ["stage2", "stage3", "stage4"]},
         )
     }
+    keys_to_ignore_at_inference = ["loss_dict", "auxiliary_outputs", "last_hidden_state", "encoder_last_hidden_state"]
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"num_labels": (1, 1_000_000)}
 
     backbone_config: dict | PreTrainedConfig | None = None

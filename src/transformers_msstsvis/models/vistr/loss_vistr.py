@@ -144,44 +144,69 @@ def video_instance_segmentation_loss(
     """
     coefficients = loss_coefficients(config)
     real = frame_sizes[..., 0] > 0  # (B, T)
-    counts = [len(target["class_labels"]) for target in labels]
-    num_rows = average_count(
-        sum(n * length for n, length in zip(counts, real.sum(1).tolist(), strict=True)), real.device
-    )
-    targets = [frame_targets(target) for target in labels]
+    lengths = real.sum(1).tolist()
+    num_rows = sum(len(target["class_labels"]) * length for target, length in zip(labels, lengths, strict=True))
+    num_rows = average_count(num_rows, real.device)
     total, terms = 0.0, {}
     for layer, match in enumerate(matches):
-        logits = frame_logits[layer].float()
-        video, query, _ = flatten_matches(match)
-        rows = [instance for _, instance in match]
-        flags = zip(labels, rows, real, strict=True)
-        supervised = torch.cat([supervised_frames(*row, config.published_presence_flags) for row in flags])  # (N, T)
-        classes, wanted = (
-            torch.cat([of[kind][index] for of, index in zip(targets, rows, strict=True)]) for kind in (0, 1)
-        )
-        wanted_classes = torch.full_like(logits[..., 0], logits.shape[-1] - 1, dtype=torch.int64)  # (B, T, Q)
-        wanted_classes[video, :, query] = classes.masked_fill(~supervised, logits.shape[-1] - 1)
-        predicted, wanted = boxes[layer][video, query][supervised].float(), wanted[supervised]  # (R, 4)
-        losses = {
-            "loss_ce": class_loss(logits, wanted_classes, real, config.eos_coefficient),
-            "loss_bbox": (predicted - wanted).abs().sum() / num_rows,
-            "loss_giou": (1 - smoothed_ious(predicted, wanted)[1]).sum() / num_rows,
-        }
-        if masks[layer] is not None:
-            wanted = torch.cat([frame_masks(target, index) for target, index in zip(labels, rows, strict=True)])
-            focal, dice = mask_losses(masks[layer][supervised].float(), wanted[supervised])
-            losses |= {"loss_mask": focal / num_rows, "loss_dice": dice / num_rows}
-            total = total + 0.0 * masks[layer].sum()  # heads without a match stay in the graph of distributed training
+        losses, logs = layer_losses(frame_logits[layer], boxes[layer], masks[layer], match, labels, real, config)
         suffix = "" if layer == len(matches) - 1 else f"_{layer}"
-        total = total + sum(coefficients[name] * value for name, value in losses.items())
-        terms |= {name + suffix: value.detach() for name, value in losses.items()}
-        best = logits.argmax(-1)
-        found = ((best != logits.shape[-1] - 1) & real[..., None]).flatten(1).sum(1)
-        expected = real.sum(1) * found.new_tensor(counts)
-        terms["cardinality_error" + suffix] = (found - expected).abs().float().mean()
-    hits = (best[video, :, query] == classes)[supervised].float()
-    terms["class_error"] = 100 - 100 * hits.mean() if len(hits) else hits.new_tensor(100.0)
-    return total, terms
+        for name, value in losses.items():
+            value = value if name == "loss_ce" else value / num_rows
+            total = total + coefficients[name] * value
+            terms[name + suffix] = value.detach()
+        terms["cardinality_error" + suffix] = logs["cardinality_error"]
+    return total, {**terms, "class_error": logs["class_error"]}
+
+
+def layer_losses(
+    frame_logits: torch.Tensor,
+    boxes: torch.Tensor,
+    masks: torch.Tensor | None,
+    match: Matches,
+    labels: list[dict],
+    real: torch.Tensor,
+    config,
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """
+    Losses of one decoder layer, all but the class loss summed over supervised rows, and two numbers for the logs, see
+    [`video_instance_segmentation_loss`]; `real (B, T)` bool.
+    """
+    logits, no_object = frame_logits.float(), frame_logits.shape[-1] - 1
+    video, query, _ = flatten_matches(match)
+    rows = [(target, instance) for target, (_, instance) in zip(labels, match, strict=True)]
+    published = config.published_presence_flags
+    supervised = [supervised_frames(*row, frames, published) for row, frames in zip(rows, real, strict=True)]
+    supervised = torch.cat(supervised)  # (N, T)
+    found = [[of_frames[instance] for of_frames in frame_targets(target)] for target, instance in rows]
+    classes, wanted = (torch.cat(of_videos) for of_videos in zip(*found, strict=True))  # (N, T), (N, T, 4)
+    every_class = torch.full_like(logits[..., 0], no_object, dtype=torch.int64)  # (B, T, Q)
+    every_class[video, :, query] = classes.masked_fill(~supervised, no_object)
+    predicted, wanted = boxes[video, query][supervised].float(), wanted[supervised]  # (R, 4)
+    losses = {
+        "loss_ce": class_loss(logits, every_class, real, config.eos_coefficient),
+        "loss_bbox": (predicted - wanted).abs().sum(),
+        "loss_giou": (1 - smoothed_ious(predicted, wanted)[1]).sum(),
+    }
+    if masks is not None:
+        wanted_masks = torch.cat([frame_masks(*row) for row in rows])[supervised]
+        losses["loss_mask"], losses["loss_dice"] = mask_losses(masks[supervised].float(), wanted_masks)
+        # Heads without a match stay in the graph, which distributed training needs.
+        losses["loss_mask"] = losses["loss_mask"] + 0.0 * masks.sum()
+    return losses, class_errors(logits, classes[supervised], (video, query), supervised, labels, real)
+
+
+def class_errors(logits, classes, matched, supervised, labels, real) -> dict[str, torch.Tensor]:
+    """The numbers for the logs, see [`video_instance_segmentation_loss`]; `classes (R,)` of supervised rows."""
+    best = logits.argmax(-1)  # (B, T, Q)
+    video, query = matched
+    hits = (best[video, :, query][supervised] == classes).float()
+    objects = ((best != logits.shape[-1] - 1) & real[..., None]).flatten(1).sum(1)
+    expected = real.sum(1) * objects.new_tensor([len(target["class_labels"]) for target in labels])
+    return {
+        "cardinality_error": (objects - expected).abs().float().mean(),
+        "class_error": 100 - 100 * hits.mean() if len(hits) else hits.new_tensor(100.0),
+    }
 
 
 LOSS_MAPPING["VistrForVideoInstanceSegmentation"] = video_instance_segmentation_loss
