@@ -7,7 +7,7 @@ import argparse
 
 from .command_line import Parser, run
 
-SYSTEMS = ("seqformer", "msstsvis")
+SYSTEMS = ("seqformer", "msstsvis", "vistr")
 
 
 def main(arguments: list[str] | None = None) -> int:
