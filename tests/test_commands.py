@@ -14,10 +14,9 @@ import pytest
 from tqdm import tqdm
 
 import transformers_msstsvis
-from transformers_msstsvis import commands, conversion, extras, startup
+from transformers_msstsvis import commands, extras, startup
 from transformers_msstsvis.commands import (
     command_line,
-    convert,
     evaluate,
     make_synthetic,
     predict,
@@ -95,7 +94,6 @@ def test_the_modules_of_prediction_are_the_command(module):
 
 
 def test_lists_repeated_for_a_quick_help_are_those_of_the_package():
-    assert sorted(convert.SYSTEMS) == sorted(conversion.SYSTEMS)
     told = train.Arguments.__dataclass_fields__["sampling"].metadata["help"]
     assert all(name in told for name in SAMPLINGS)
 

@@ -17,7 +17,14 @@ except PackageNotFoundError:  # a folder on the path, not installed
 
 # Module -> its public names. Those of the models come from the table of the models.
 _PUBLIC = {
+    "conversion": ("convert_checkpoint", "convert_state_dict"),
+    "data.clips": ("VideoClips",),
+    "data.collator": ("ClipCollator",),
     "data.loading": ("categories_of", "dataset_to_ytvis", "embed_frames", "id2label_of", "load_vis_dataset"),
+    "data.synthetic": ("make_synthetic",),
+    "evaluation": ("evaluate_model",),
+    "hub": ("export_remote_code",),
+    "metrics.ytvis_map": ("YtvisMeanAveragePrecision",),
     "models.auto": ("AutoModelForVideoInstanceSegmentation",),
     "models.vis.modeling_vis": ("VideoInstanceSegmentationOutput",),
     "pipelines": ("VideoInstanceSegmentationPipeline",),
@@ -26,7 +33,7 @@ _PUBLIC = {
     "results.rle": ("decode_mask", "encode_mask"),
     "results.video_instances": ("VideoInstances",),
     "tracking.stitching": ("TrackStitcher",),
-    "training.trainer": ("VisTrainer", "load_for_training"),
+    "training": ("VisTrainer", "load_for_training"),
     "video.reader": ("VideoReader",),
     "video.writer": ("VideoWriter", "write_video"),
 }

@@ -5,14 +5,13 @@ transformers-msstsvis convert --system seqformer --checkpoint r50.pth --output s
 
 import argparse
 
+from ..conversion import SYSTEMS
 from .command_line import Parser, run
-
-SYSTEMS = ("seqformer", "msstsvis", "vistr")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = Parser(prog="transformers-msstsvis convert", description=__doc__)
-    parser.add_argument("--system", required=True, choices=SYSTEMS, help="what published the checkpoint")
+    parser.add_argument("--system", required=True, choices=list(SYSTEMS), help="what published the checkpoint")
     parser.add_argument("--checkpoint", required=True, help="the published .pth or .safetensors file")
     parser.add_argument("--output", required=True, help="folder for model.safetensors, config and processor")
     parser.add_argument("--labels", help="JSON list of class names by output index, or object of index to name")

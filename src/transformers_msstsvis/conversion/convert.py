@@ -19,10 +19,8 @@ from transformers import PreTrainedModel
 from ..checkpoint_files import check_weights_file
 from ..files import check_distinct, check_writable_folder, files_of, folder_written_aside
 from ..models.auto import video_processor_class
+from . import SYSTEMS
 from .key_map import ConversionReport, rename
-
-# System -> the module here with its KEY_MAP. One with a dot is a module of another package.
-SYSTEMS = {"seqformer": "seqformer", "msstsvis": "msstsvis", "vistr": "vistr"}
 
 
 def read_checkpoint(path: str | Path) -> dict:

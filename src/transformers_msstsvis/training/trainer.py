@@ -45,7 +45,6 @@ from .checkpoints import (
 from .model_card import Evaluation, is_hub_name, model_card, write_card
 from .progress import progress_bars
 from .schedule import read_drops, step_schedule
-from .start import load_for_training
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -580,4 +579,4 @@ def annotated_videos(dataset: Any) -> "Dataset | None":
     return dataset if columns <= set(getattr(dataset, "column_names", ())) else None
 
 
-__all__ = ["VisTrainer", "load_for_training"]
+__all__ = ["VisTrainer"]
