@@ -10,14 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from .. import (
-    MsstsVisConfig,
-    MsstsVisForVideoInstanceSegmentation,
-    SeqFormerConfig,
-    SeqFormerForVideoInstanceSegmentation,
-    VistrConfig,
-    VistrForVideoInstanceSegmentation,
-)
+from ..models import auto
 from . import published_vistr
 from .timing import compare, peak_growth, peak_in_new_process, relative_error, timed
 
@@ -31,13 +24,24 @@ SWIN_T = {
     "window_size": 7,
     "out_features": STAGES,
 }
-MODELS = {
-    "seqformer-r50": lambda: SeqFormerForVideoInstanceSegmentation(SeqFormerConfig()),
-    "msstsvis-r50": lambda: MsstsVisForVideoInstanceSegmentation(MsstsVisConfig()),
-    "msstsvis-r101": lambda: MsstsVisForVideoInstanceSegmentation(MsstsVisConfig(backbone_config=RESNET_101)),
-    "msstsvis-swin-t": lambda: MsstsVisForVideoInstanceSegmentation(MsstsVisConfig(backbone_config=SWIN_T)),
-    "vistr-r50": lambda: VistrForVideoInstanceSegmentation(VistrConfig()),
-    "msstsvis-tiny": lambda: MsstsVisForVideoInstanceSegmentation.from_pretrained(_bundled()),
+
+
+def _untrained(name: str, **settings) -> PreTrainedModel:
+    config = auto.class_of(name, "Config")(**settings)
+    return auto.class_of(name, "ForVideoInstanceSegmentation")(config)
+
+
+def _bundled() -> PreTrainedModel:
+    from ..pipelines import SAMPLE_MODEL
+
+    return auto.AutoModelForVideoInstanceSegmentation.from_pretrained(str(SAMPLE_MODEL))
+
+
+# Every model of the table as its defaults have it, which is with a ResNet-50, and some others.
+MODELS = {f"{name}-r50": partial(_untrained, name) for name in auto.MODELS} | {
+    "msstsvis-r101": partial(_untrained, "msstsvis", backbone_config=RESNET_101),
+    "msstsvis-swin-t": partial(_untrained, "msstsvis", backbone_config=SWIN_T),
+    "msstsvis-tiny": _bundled,
 }
 # Model -> the published computation, its model and its clip, frames by height by width.
 PUBLISHED = {"vistr": (published_vistr.infer, "vistr-r50", (36, 300, 533))}
@@ -130,9 +134,3 @@ def peak_of_model(name: str, arguments: argparse.Namespace) -> int | None:
 @torch.inference_mode()
 def _infer(model: PreTrainedModel, clip: torch.Tensor) -> None:
     model(clip, mask_top_k=10)
-
-
-def _bundled() -> str:
-    from ..pipelines import SAMPLE_MODEL
-
-    return str(SAMPLE_MODEL)
