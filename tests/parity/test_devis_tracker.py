@@ -8,7 +8,13 @@ import torch
 from pycocotools import mask as coco_mask
 
 from tests.parity.golden import GOLDEN, recipe
-from transformers_msstsvis import VideoInstances, VideoInstanceSegmentationOutput
+from tests.tiny import tiny_model
+from transformers_msstsvis import (
+    MsstsVisVideoProcessor,
+    VideoInstances,
+    VideoInstanceSegmentationOutput,
+    VideoInstanceSegmentationPipeline,
+)
 from transformers_msstsvis.results.rle import decode_mask
 from transformers_msstsvis.tracking import DevisTracker
 
@@ -77,6 +83,32 @@ def assert_tracks(found: VideoInstances, expected: list[dict], ordered: bool) ->
             assert (mask is None) == (published is None or not coco_mask.area(published))
             if mask is not None:
                 assert np.sum(decode_mask(mask) != decode_mask(published)) <= 2
+
+
+@pytest.mark.parametrize(("case", "variant"), CASES)
+def test_tracks_of_the_pipeline_are_the_published_ones(case, variant, monkeypatch):
+    description, _ = load(case)
+    expected, about = description["variants"][variant], description["arguments"]
+    model = tiny_model()
+    model.config.num_labels, model.config.num_frames = about["num_classes"], about["num_frames"]
+    clips = iter(range(len(expected["clips"])))
+
+    def forward(pixel_values_videos, pixel_mask, mask_top_k):
+        return outputs_of(case, next(clips), pixel_values_videos.shape[1])
+
+    monkeypatch.setattr(model, "forward", forward)
+    segmenter = VideoInstanceSegmentationPipeline(
+        model=model,
+        video_processor=MsstsVisVideoProcessor(
+            size={"shortest_edge": 32},
+            clip_stride=about["stride"],
+            tracker="devis",
+            tracker_options=options_of(expected),
+        ),
+    )
+    video = np.zeros((about["video_length"], *about["original_size_hw"], 3), dtype=np.uint8)
+    found = segmenter(video, threshold=0.0, duplicate_iou=1, top_k=expected["num_out"], return_instances=True)
+    assert_tracks(found, expected["tracks"], ordered=False)
 
 
 @pytest.mark.parametrize(("case", "variant"), CASES)

@@ -49,6 +49,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--max-frames", type=int, help="longest clip that the model sees at once (default 36)")
     parser.add_argument(
+        "--tracker",
+        choices=["iou", "devis"],
+        help="what joins the clips of a long video: their masks, or several cues (default: that of the model)",
+    )
+    parser.add_argument(
         "--public-urls", action="store_true", help="refuse URLs that lead to this machine or its private networks"
     )
     return parser.parse_args(arguments)
@@ -74,6 +79,7 @@ def predict(args: argparse.Namespace) -> int:
         "top_k": args.top_k,
         "duplicate_iou": args.duplicate_iou,
         "max_frames": args.max_frames,
+        "tracker": args.tracker,
         "device": args.device,
         "dtype": args.dtype,
         "public_urls": args.public_urls,

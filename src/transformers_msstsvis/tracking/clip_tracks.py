@@ -74,8 +74,16 @@ def clip_tracks(
 
     Raises:
         TypeError: if `outputs` are not what a model returns.
-        ValueError: for outputs of several clips, or without masks; if the best pairs contain a query without masks.
+        ValueError: for outputs of several clips, or a `size` that is none; if the best pairs contain a query without
+            masks.
     """
+    try:
+        height, width = (int(side) for side in size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
+        raise ValueError(f"size is {size!r}; expected (height, width) of the video in pixels")
+    size = (height, width)
     probability = _frame_probability(outputs)  # (T, Q, K)
     found = _best_pairs(outputs, probability.mean(0), num_out)
     labels, queries = found.labels, found.queries
@@ -92,7 +100,7 @@ def clip_tracks(
         boxes=corners.numpy() if boxes == "model" else None,
         rows=rows.numpy(),
         logits=logits,
-        size=tuple(size),
+        size=size,
         scores_frames=getattr(outputs, "frame_logits", None) is not None,
     )
 

@@ -94,8 +94,8 @@ class MultiCueStitcher:
                 raise ValueError(f"{name} is {count!r}; expected at least 1, and a whole number")
         if stride >= num_frames:
             raise ValueError(
-                f"stride is {stride} with clips of {num_frames} frames; expected at most {num_frames - 1}: clips are "
-                "joined by the frames that they share"
+                f"stride is {stride} with clips of {num_frames} frames; expected a smaller one, or longer clips: they "
+                "are joined by the frames that they share"
             )
         costs = {
             "mask_cost": mask_cost,

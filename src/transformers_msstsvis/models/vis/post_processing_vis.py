@@ -140,6 +140,21 @@ class VisPostProcessing:
         masks = [[resized_mask(frame, size, mask_threshold) for frame in of_query] for of_query in frames]
         return [masks[row] for row in row_of_candidate]
 
+    def unpadded(self, outputs: ModelOutput, video: int) -> ModelOutput:
+        """
+        One video of the batch alone, without frames and pixels of the padding: its logits, boxes, and masks, as logits
+        of the whole frame.
+        """
+        real = outputs.frame_sizes[video, :, 0] > 0
+        rows, columns = (self.mask_size(side) for side in outputs.frame_sizes[video].amax(0).tolist())
+        names = ("logits", "frame_logits", "pred_boxes", "pred_masks", "mask_query_indices", "mask_label_indices")
+        one = {name: outputs[name][video, None] for name in names if outputs.get(name) is not None}
+        one["pred_boxes"] = one["pred_boxes"][:, :, real]
+        one["pred_masks"] = one["pred_masks"][:, :, real, :rows, :columns]
+        if "frame_logits" in one:
+            one["frame_logits"] = one["frame_logits"][:, real]
+        return type(outputs)(**one, frame_sizes=outputs.frame_sizes[video, None, real])
+
     def mask_size(self, side: int) -> int:
         """Rows or columns of the mask logits of a frame with `side` pixels: those of a map of stride 4."""
         return math.ceil(side / 4)
