@@ -155,6 +155,7 @@ def measure(
     rank: int = 0,
     num_processes: int = 1,
     on_video: Callable[[int, dict[str, Any], VideoInstances], None] = lambda *_: None,
+    tracker: str | None = None,
 ) -> dict[str, Any]:
     """
     The official numbers of annotated videos, of which every process takes its share; no mask of a video that was
@@ -163,7 +164,7 @@ def measure(
     Args:
         segmenter: the pipeline.
         videos: a data set of [`load_vis_dataset`], with frames as files.
-        top_k, max_frames: as of [`evaluate_model`].
+        top_k, max_frames, tracker: as of [`evaluate_model`].
         rank, num_processes: which of how many processes this is.
         on_video: is told the position in this process' share, the row without annotations, and what was found, of each
             video that could be evaluated.
@@ -176,7 +177,7 @@ def measure(
     categories = categories_of(videos)
     ids = category_ids(segmenter.model.config.id2label, categories)
     metric = YtvisMeanAveragePrecision()
-    found = predict_dataset(segmenter, share, top_k=top_k, max_frames=max_frames)
+    found = predict_dataset(segmenter, share, top_k=top_k, max_frames=max_frames, tracker=tracker)
     for position, (row, instances) in enumerate(zip(share, found, strict=True)):
         video, annotations = ytvis_entries(row)
         predictions = [] if instances is None else instances.to_ytvis(video["id"], ids)
