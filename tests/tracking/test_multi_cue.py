@@ -183,8 +183,7 @@ def test_released_frames_are_forgotten():
         whole.add(clip, SIZE)
         parts.add(clip, SIZE)
         released.append(parts.release(parts.num_frames - parts.overlap))
-        kept = [frame for frame in parts._tracks[0].frames.values() if frame.mask is not None]
-        assert len(kept) == 2
+        assert len(parts._tracks[0].frames) == 2
     released.append(parts.finish())
     expected = whole.finish()
     assert [part.num_frames for part in released] == [4, 4, 4, 4, 2]
@@ -192,6 +191,29 @@ def test_released_frames_are_forgotten():
     assert released[-1].scores[0] == pytest.approx(expected.scores[0])
     with pytest.raises(ValueError, match="of which 18 are released; expected it to share the last 2 and go on"):
         parts.add(clips[0], SIZE)
+
+
+def test_released_frames_count_for_score_and_label():
+    clips = [outputs((0, 0.9, 0), num_labels=3), outputs((1, [0.95] * 2 + [0.4] * 4, 0)), outputs((1, 0.5, 0))]
+    for options in ({}, {"final_class": "score_weighting", "final_score": "median", "min_detections": 14}):
+        whole, parts = DevisTracker(num_out=1, **options), DevisTracker(num_out=1, **options)
+        for clip in clips:
+            whole.add(clip, SIZE)
+            parts.add(clip, SIZE)
+            parts.release(parts.num_frames - 2)
+        found, expected = parts.finish(), whole.finish()
+        assert found.labels.tolist() == expected.labels.tolist()
+        np.testing.assert_allclose(found.scores, expected.scores)
+    assert parts.finish().num_frames == 0
+
+
+def test_an_ended_track_is_forgotten_once_it_is_released():
+    tracker = DevisTracker(num_out=1, per_class_matching=True)
+    for label in (0, 1, 2):
+        tracker.add(outputs((label, 0.9, 0)), SIZE)
+        found = tracker.release(tracker.num_frames - 2)
+        assert found.track_ids.tolist() == ([1, 2, 3][max(0, label - 1) : label + 1])
+    assert [track.track_id for track in tracker._tracks] == [3]
 
 
 @pytest.mark.parametrize(

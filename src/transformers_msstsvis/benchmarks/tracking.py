@@ -16,7 +16,7 @@ from ..pipelines import SAMPLE_MODEL
 from ..predict import load_segmenter
 from ..results.rle import RLE, read_mask
 from ..results.video_instances import VideoInstances
-from ..tracking.clips import TRACKERS
+from ..tracking.clips import TRACKERS, ClipJoiner
 from ..tracking.stitching import mask_overlap
 from ..tracking.suppression import suppress_duplicates
 
@@ -39,6 +39,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     By kind of video and tracker: AP and AR10 of 100, identity switches of the tracks that predict would show, and of
     100 times that an object is visible how often it has a track.
     """
+    for tracker in TRACKERS:
+        ClipJoiner(tracker, arguments.clip_frames, arguments.clip_stride)  # refuses what it can't join
     segmenter = load_segmenter(arguments.model, device="cpu")
     segmenter.video_processor.clip_stride = arguments.clip_stride
     names = ("videos", "min_frames", "max_frames", "clip_frames", "clip_stride", "seed", "model")

@@ -3,7 +3,9 @@
 Letters: `m` tracks, `n` pairs of a clip, `T` frames of a clip, `w` frames that a clip shares with the video so far.
 """
 
+from array import array
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from statistics import fmean, median
@@ -36,7 +38,9 @@ class _Frame:
 @dataclass(eq=False)
 class _Track:
     track_id: int
-    frames: dict[int, _Frame] = field(default_factory=dict)  # ascending, by frame of the video
+    frames: dict[int, _Frame] = field(default_factory=dict)  # by frame of the video, without those released
+    past_scores: array = field(default_factory=lambda: array("d"))  # of the released frames in which it is there
+    past_votes: Counter = field(default_factory=Counter)  # for its label, of these
 
 
 class MultiCueStitcher:
@@ -121,6 +125,7 @@ class MultiCueStitcher:
         self.min_detections = min_detections
         self.num_frames = 0
         self.costs: list[np.ndarray] = []
+        self._num_tracks = 0
         self._tracks: list[_Track] = []
         self._open: list[_Track] = []
         self._released = 0
@@ -187,9 +192,11 @@ class MultiCueStitcher:
             )
         result = self._collect(self._released, stop)
         for track in self._tracks:
-            for index in range(self._released, stop):
-                if index in track.frames:
-                    track.frames[index].mask = track.frames[index].box = None
+            past = [track.frames.pop(index) for index in range(self._released, stop) if index in track.frames]
+            past = [frame for frame in past if frame.score >= self.min_frame_score]
+            track.past_scores.extend(frame.score for frame in past)
+            self._vote(track.past_votes, past)
+        self._tracks = [track for track in self._tracks if track.frames]
         self._released = stop
         return result
 
@@ -271,7 +278,8 @@ class MultiCueStitcher:
                 frame.logits = None
         for pair in range(len(clip)):
             if (track := matches.get(pair)) is None:
-                track = _Track(len(self._tracks) + 1)
+                self._num_tracks += 1
+                track = _Track(self._num_tracks)
                 self._tracks.append(track)
                 started.append(track)
             for index in range(clip.num_frames):
@@ -291,12 +299,13 @@ class MultiCueStitcher:
         found = []
         for track in self._tracks:
             valid = {index: frame for index, frame in track.frames.items() if frame.score >= self.min_frame_score}
-            here = any(start <= index < stop for index in valid)
-            if not here or len(valid) < self.min_detections:
+            scores = [*track.past_scores, *(frame.score for frame in valid.values())]
+            if not any(start <= index < stop for index in valid) or len(scores) < self.min_detections:
                 continue
-            score = FINAL_SCORES[self.final_score]([frame.score for frame in valid.values()])
+            score = FINAL_SCORES[self.final_score](scores)
             if score > self.min_track_score:
-                found.append((track.track_id, score, self._label(valid.values()), valid))
+                votes = self._vote(track.past_votes.copy(), valid.values())
+                found.append((track.track_id, score, self._winner(votes), valid))
         absent = _Frame(0.0, 0, None, None, np.full(4, np.nan, dtype=np.float32), None)
         rows = [[valid.get(index, absent) for index in range(start, stop)] for *_, valid in found]
         first = self._first_clip
@@ -313,10 +322,12 @@ class MultiCueStitcher:
             frame_scores=[[frame.score for frame in row] for row in rows] if first.scores_frames else None,
         )
 
-    def _label(self, frames) -> int:
-        votes: Counter = Counter()
+    def _vote(self, votes: Counter, frames: Iterable[_Frame]) -> Counter:
         for frame in frames:
             votes[frame.label] += 1 if self.final_class == "most_common" else frame.score
+        return votes
+
+    def _winner(self, votes: Counter) -> int:
         if self.final_class == "most_common":
             return min(votes, key=lambda label: (-votes[label], label))
         return max(votes, key=votes.get)  # the first of several
