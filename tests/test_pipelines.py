@@ -25,7 +25,7 @@ from transformers_msstsvis import (
     write_video,
 )
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
-from transformers_msstsvis.tracking.clips import join_clips, split_clips
+from transformers_msstsvis.tracking.clips import ClipJoiner, split_clips
 from transformers_msstsvis.video import reader as video_reader
 
 TASK = "video-instance-segmentation"
@@ -272,6 +272,13 @@ def drawn(score: float, *frames: str, label: int = 0) -> VideoInstances:
     )
 
 
+def join_clips(clips, threshold) -> VideoInstances:
+    joiner = ClipJoiner("iou", num_frames=2, stride=1)
+    for start, clip in clips:
+        joiner.add(clip, start)
+    return joiner.finish(threshold)
+
+
 def test_a_weak_clip_does_not_cut_a_track():
     clips = [(0, drawn(0.9, "##..", "##..")), (1, drawn(0.1, "##..", ".##.")), (2, drawn(0.8, ".##.", "..##"))]
     joined = join_clips(clips, threshold=0.5)
@@ -284,6 +291,68 @@ def test_a_weak_clip_does_not_cut_a_track():
         "..##",
     ]
     assert len(join_clips(clips, threshold=0.7)) == 0
+
+
+def test_a_long_video_by_several_cues(segmenter):
+    video = moving_square(11)
+    [alone, *_] = segmenter(video, tracker="devis", max_frames=12)
+    assert alone["score"] == pytest.approx(segmenter(video, max_frames=12)[0]["score"], abs=1e-5)
+    tracks = segmenter(video, tracker="devis", max_frames=4, return_instances=True)
+    assert 1 <= len(tracks) <= 10
+    assert tracks.num_frames == 11
+    assert tracks.track_ids.tolist() == list(range(1, len(tracks) + 1)) or len(set(tracks.track_ids)) == len(tracks)
+    chosen = segmenter(video, tracker="devis", max_frames=4, classes="star", return_instances=True)
+    assert chosen.scores.tolist() == tracks[tracks.labels == 1].scores.tolist()
+    centred = {"center_cost": 1, "min_track_score": 0.4}
+    assert len(segmenter(video, tracker="devis", max_frames=4, tracker_options=centred)) <= len(tracks)
+
+
+def test_the_processor_says_what_joins_clips(checkpoint, tmp_path):
+    processor = MsstsVisVideoProcessor(tracker="devis", tracker_options={"center_cost": 1})
+    tiny_model().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    segmenter = pipeline(TASK, model=str(tmp_path), device="cpu")
+    assert segmenter.video_processor.tracker == "devis"
+    assert segmenter._joiner()._stitcher.center_cost == 1
+    assert segmenter._joiner(tracker="iou")._stitcher.iou_threshold == 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tracker": "sort"}, "tracker is 'sort'; expected 'iou' or 'devis'"),
+        (
+            {"tracker": "devis", "max_frames": 1},
+            "stride is 1 with clips of 1 frames; expected a smaller one, or longer",
+        ),
+        (
+            {"tracker": "devis", "tracker_options": {"speed": 1}},
+            "tracker 'devis' has no option speed; expected some of",
+        ),
+        ({"tracker_options": {"mask_cost": 1}}, "tracker 'iou' has no option mask_cost; expected some of iou_thresh"),
+        ({"tracker_options": "fast"}, "tracker_options is 'fast'; expected a dict of options of the tracker"),
+        ({"tracker_options": {"iou_threshold": 2}}, "iou_threshold is 2; expected a value above 0 and at most 1"),
+    ],
+)
+def test_trackers_that_there_are_not(segmenter, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        segmenter(moving_square(2), **arguments)
+
+
+def test_a_clip_that_is_damaged_by_several_cues(segmenter, monkeypatch, warnings):
+    forward, clips = segmenter.model.forward, iter(range(10))
+
+    def damaged(**inputs):
+        outputs = forward(**inputs)
+        if next(clips) == 1:
+            outputs.logits[:] = float("nan")
+        return outputs
+
+    monkeypatch.setattr(segmenter.model, "forward", damaged)
+    first, second = segmenter([moving_square(8), moving_square(3)], tracker="devis", max_frames=3)
+    assert first is None
+    assert second
+    assert any("not one score of the model is a number" in warning for warning in warnings)
 
 
 def test_ids_of_a_long_video_have_no_gaps():

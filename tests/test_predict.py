@@ -5,9 +5,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.models.testers import model_of
 from tests.test_pipelines import small_processor
 from tests.tiny import moving_square, tiny_model, write_mp4
-from transformers_msstsvis import VideoInstances, VideoReader, encode_mask, predict, write_video
+from transformers_msstsvis import (
+    VideoInstances,
+    VideoReader,
+    VistrVideoProcessor,
+    encode_mask,
+    predict,
+    write_video,
+)
+from transformers_msstsvis.attention_maps import attention_of_track
 from transformers_msstsvis.commands import predict as script
 from transformers_msstsvis.predict import predict_video, track_table
 
@@ -48,6 +57,81 @@ def test_video_and_json_and_table(checkpoint, clip, tmp_path, capsys):
 def test_other_outputs(checkpoint, clip, tmp_path, name):
     predict_video(clip, checkpoint, output=tmp_path / name, threshold=0.0)
     assert len(list(VideoReader(tmp_path / name))) == 5
+
+
+def test_attention_of_a_track(checkpoint, clip, tmp_path, capsys):
+    options = {"threshold": 0.0, "max_frames": 3, "device": "cpu"}
+    found = predict_video(clip, checkpoint, output=tmp_path / "all.mp4", **options)
+    track = int(found.track_ids[0])
+    again = predict_video(clip, checkpoint, output=tmp_path / "one.mp4", attention=track, **options)
+    assert again.to_list() == found.to_list()
+    drawn = np.stack(list(VideoReader(tmp_path / "one.mp4")))
+    assert drawn.shape == np.stack(list(VideoReader(tmp_path / "all.mp4"))).shape
+    arguments = [
+        clip,
+        "--model",
+        checkpoint,
+        "--threshold",
+        "0",
+        "--max-frames",
+        "3",
+        "--json",
+        f"{tmp_path}/one.json",
+    ]
+    sheet = tmp_path / "one.png"
+    assert script.main([*arguments, "--attention", str(track), "--output", str(sheet)]) == 0
+    with Image.open(sheet) as picture:
+        assert picture.size == (4 * 64 + 3 * 4, 2 * 48 + 4)
+    assert f"wrote {sheet}" in capsys.readouterr().out
+
+
+def test_points_follow_the_query_of_the_track(checkpoint):
+    segmenter = predict.load_segmenter(checkpoint, device="cpu")
+    frames = moving_square(7)
+    found = segmenter(frames, threshold=0.0, max_frames=4, duplicate_iou=1, return_instances=True)
+    places = list(attention_of_track(segmenter, frames, found, int(found.track_ids[0]), max_frames=4))
+    assert len(places) == 7
+    for points, weights in places:
+        assert points.shape == (64, 2)
+        assert weights.sum() == pytest.approx(1, abs=1e-5)
+    nowhere = VideoInstances([0.5], [0], [3], [[None] * 7], None, (48, 64), 7)
+    assert all(len(points) == 0 for points, _ in attention_of_track(segmenter, frames, nowhere, 3, max_frames=4))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{clip}", "--attention", "99"], "there is no track 99; expected one of 1"),
+        (["{clip}", "--attention", "1", "--output", "out.jpg"], "out.jpg ends in .jpg; expected .mp4"),
+        (["{clip}", "{clip}", "--attention", "1"], "--attention is for a track of one video, and these are 2"),
+        (["{clip}", "--attention", "1", "--model", "{vistr}"], "a vistr model has no deformable attention in its"),
+        (["{clip}", "--output", "out.png"], "out.png ends in .png; expected .mp4"),
+    ],
+)
+def test_attention_that_there_is_not(checkpoint, clip, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    vistr = tmp_path / "vistr"
+    if "{vistr}" in arguments:
+        model_of("vistr").save_pretrained(vistr)
+        VistrVideoProcessor(size={"shortest_edge": 32}).save_pretrained(vistr)
+    arguments = [argument.format(clip=clip, vistr=vistr) for argument in arguments]
+    if "--model" not in arguments:
+        arguments += ["--model", checkpoint]
+    assert script.main([*arguments, "--threshold", "0"]) == 1
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in line
+    if "99" in arguments:  # what was found is not lost
+        assert json.loads((tmp_path / "out.json").read_text())
+
+
+def test_tracker_of_the_command(checkpoint, clip, tmp_path):
+    arguments = [clip, "--model", checkpoint, "--threshold", "0", "--max-frames", "3", "--output", f"{tmp_path}/a.mp4"]
+    assert script.main([*arguments, "--json", f"{tmp_path}/a.json", "--tracker", "devis"]) == 0
+    found = json.loads((tmp_path / "a.json").read_text())
+    expected = predict_video(clip, checkpoint, threshold=0.0, max_frames=3, tracker="devis")
+    assert [row["score"] for row in found] == [track["score"] for track in expected.to_list()]
+    with pytest.raises(SystemExit):
+        script.main([*arguments, "--tracker", "sort"])
 
 
 def test_default_output(checkpoint, clip, tmp_path, monkeypatch):

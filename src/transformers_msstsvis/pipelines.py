@@ -20,7 +20,8 @@ from .models.auto import AutoModelForVideoInstanceSegmentation
 from .models.vis.post_processing_vis import BOXES, check_count
 from .models.vis.video_processing_vis import pad_videos
 from .results.video_instances import VideoInstances
-from .tracking.clips import join_clips, split_clips
+from .tracking.clip_tracks import clip_tracks
+from .tracking.clips import ClipJoiner, split_clips
 from .video.inputs import is_one_video
 
 logger = logging.get_logger(__name__)
@@ -58,9 +59,17 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         max_frames (`int`, *optional*):
             Longest clip that the model sees at once, 36 by default; a model that knows a single length has that. A
             longer video is cut into clips that overlap, by a sixth unless the processor says otherwise. They are read
-            and run one after the other, and joined to tracks by their masks in the shared frames; what is not over yet
-            stays in memory as compressed masks only. Clips give everything that scores above 0.05, and `threshold`
-            applies to the joined score: the mean over the clips, weighted by the frames of each.
+            and run one after the other, and joined to tracks by what they show in the shared frames; the rest stays in
+            memory as compressed masks only.
+        tracker (`str`, *optional*):
+            What joins the clips, by default what the processor says. `"iou"`: the masks in the shared frames; clips
+            give everything that scores above 0.05, and `threshold` applies to the joined score: the mean over the
+            clips, weighted by the frames of each. `"devis"`: masks, classes, scores and places in the shared frames,
+            as published with DeVIS; clips give their `top_k` pairs, whatever they score, and `threshold` applies to
+            the mean score of the frames.
+        tracker_options (`dict`, *optional*):
+            Options of [`TrackStitcher`] or [`MultiCueStitcher`], by default those that the processor has for its
+            tracker.
         classes (`str`, `int` or a list of them, *optional*):
             Only tracks of these classes, given by name or label, from the `top_k` pairs of all classes.
         duplicate_iou (`float`, defaults to 0.5):
@@ -151,7 +160,19 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             if given.get(name, choices[0]) not in choices:
                 raise ValueError(f"{name} is {given[name]!r}; expected {' or '.join(map(repr, choices))}")
         self._labels_of(given.get("classes"))
-        self.video_processor.clip_plan(self.model.config, given.get("max_frames"))
+        self._joiner(given.get("max_frames"), given.get("tracker"), given.get("tracker_options"))
+
+    def _joiner(
+        self, max_frames: int | None = None, tracker: str | None = None, tracker_options: dict[str, Any] | None = None
+    ) -> ClipJoiner:
+        """What joins the clips of a video."""
+        processor = self.video_processor
+        if tracker_options is None and tracker in (None, processor.tracker):
+            tracker_options = processor.tracker_options
+        if not isinstance(tracker_options, dict | None):
+            raise ValueError(f"tracker_options is {tracker_options!r}; expected a dict of options of the tracker")
+        plan = processor.clip_plan(self.model.config, max_frames)
+        return ClipJoiner(tracker or processor.tracker, plan.num_frames, plan.stride, **(tracker_options or {}))
 
     def _labels_of(self, classes: str | int | Sequence[str | int] | None) -> set[int] | None:
         """Labels of classes that are given by name or label."""
@@ -169,12 +190,20 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         return set(labels)
 
     def preprocess(
-        self, video: Any, max_frames: int | None = None, on_error: str = "skip", public_urls: bool = False
+        self,
+        video: Any,
+        max_frames: int | None = None,
+        on_error: str = "skip",
+        public_urls: bool = False,
+        tracker: str | None = None,
+        tracker_options: dict[str, Any] | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Read a video clip by clip."""
+        joiner = self._joiner(max_frames, tracker, tracker_options)
         try:
             for clip in self._clips(video, max_frames, public_urls):
-                yield {**clip, "on_error": on_error}
+                yield {**clip, "on_error": on_error, "joiner": joiner}
+                joiner = None  # the first clip brings it
         except Exception as error:
             # Decoders raise of every kind, and no video may cost the results of the others.
             if on_error == "raise":
@@ -230,7 +259,7 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         self, loader: Iterable, forward_params: dict[str, Any], postprocess_params: dict[str, Any]
     ) -> Iterator[list[dict[str, Any]]]:
         """Run the batches of clips and put the clips of a video together."""
-        video, progress = [], None
+        video, progress, complete = [], None, True
         try:
             for batch in loader:
                 for clip in self.forward(batch, **forward_params)["clips"]:
@@ -238,12 +267,16 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
                         progress = logging.tqdm(total=clip["total"], desc=clip["name"], unit="frame")
                     if progress is not None and clip["readable"]:
                         progress.update(clip["stop"] - (video[-1]["stop"] if video else 0))
+                    complete = complete and clip["readable"]
+                    if complete:
+                        joiner = video[0]["joiner"] if video else clip["joiner"]
+                        joiner.add(clip.pop("found"), clip["start"])
                     video.append(clip)
                     if clip["is_last"]:
                         if progress is not None:
                             progress.close()
                         yield video
-                        video, progress = [], None
+                        video, progress, complete = [], None, True
         except KeyboardInterrupt as stop:
             arguments = {**postprocess_params, "return_instances": True}
             raise VideoInterrupted(self.postprocess(video, **arguments) if video else None) from stop
@@ -259,6 +292,7 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         mask_threshold: float = 0.5,
         classes: str | int | Sequence[str | int] | None = None,
         boxes: str = "mask",
+        tracker: str | None = None,
     ) -> dict[str, Any]:
         clips = inputs.pop("clips")
         readable = [clip for clip in clips if clip["readable"]]
@@ -267,21 +301,23 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
                 threshold = min(threshold, CLIP_THRESHOLD)
             # k pairs of a query and a class have k different queries at most.
             outputs = self.model(**inputs, mask_top_k=top_k)
-            results = self.video_processor.post_process_video_instance_segmentation(
-                outputs,
-                target_sizes=[clip["size"] for clip in readable],
-                threshold=threshold,
-                top_k=top_k,
-                mask_threshold=mask_threshold,
-                id2label=self.model.config.id2label,
-                boxes=boxes,
-            )
-            labels = self._labels_of(classes)
-            for clip, instances, logits in zip(readable, results, outputs.logits, strict=True):
+            sizes = [clip["size"] for clip in readable]
+            if (tracker or self.video_processor.tracker) == "devis":
+                results = [
+                    clip_tracks(self.video_processor.unpadded(outputs, row), size, top_k, mask_threshold, boxes)
+                    for row, size in enumerate(sizes)
+                ]
+            else:
+                results = self.video_processor.post_process_video_instance_segmentation(
+                    outputs, sizes, threshold=threshold, top_k=top_k, mask_threshold=mask_threshold, boxes=boxes
+                )
+                labels = self._labels_of(classes)
+                if labels is not None:
+                    results = [instances[np.isin(instances.labels, list(labels))] for instances in results]
+            for clip, found, logits in zip(readable, results, outputs.logits, strict=True):
                 clip["readable"] = self._has_numbers(clip, logits)
-                instances.fps = clip["fps"]
-                chosen = None if labels is None else np.isin(instances.labels, list(labels))
-                clip["instances"] = instances if chosen is None else instances[chosen]
+                found.fps, found.id2label = clip["fps"], dict(self.model.config.id2label)
+                clip["found"] = found
         return {"clips": clips}
 
     def _has_numbers(self, clip: dict[str, Any], logits: torch.Tensor) -> bool:
@@ -301,12 +337,13 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         clips: list[dict[str, Any]],
         threshold: float = 0.3,
         duplicate_iou: float = 0.5,
+        classes: str | int | Sequence[str | int] | None = None,
         return_instances: bool = False,
     ) -> VideoInstances | list[dict[str, Any]] | None:
         """Join the clips of one video."""
         if not all(clip["readable"] for clip in clips):
             return None
-        instances = join_clips([(clip["start"], clip["instances"]) for clip in clips], threshold, duplicate_iou)
+        instances = clips[0]["joiner"].finish(threshold, duplicate_iou, self._labels_of(classes))
         return instances if return_instances else instances.to_list()
 
     def save_pretrained(self, save_directory: str | PathLike, **kwargs) -> None:

@@ -2,18 +2,23 @@
 
 import glob
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from PIL import Image
 from transformers import pipeline
 from transformers.utils import logging
 
+from .attention_maps import attention_of_track, check_looks_at_points, index_of_track
 from .checkpoint_files import check_checkpoint
-from .files import check_distinct, check_writable, check_writable_folder, files_of, partial_path
+from .files import check_distinct, check_writable, check_writable_folder, files_of, partial_path, written_aside
 from .pipelines import SAMPLE_MODEL, TASK, VideoInstanceSegmentationPipeline, VideoInterrupted
-from .results.drawing import draw_video
+from .results.attention_drawing import draw_attention
+from .results.drawing import contact_sheet, draw_video
 from .results.video_instances import VideoInstances
 from .video.download import is_url, name_of_url
 from .video.images import IMAGE_SUFFIXES, ImageError, count_images
@@ -27,6 +32,7 @@ VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
     *(".3gp", ".ogv", ".mxf", ".gif"),
 )
+SHEET_FRAMES = 12
 
 # A file, URL, folder of frames or glob pattern, or the files of its frames.
 Video = str | PathLike | list[str | PathLike]
@@ -95,6 +101,7 @@ def predict_video(
     device: str | int | None = None,
     dtype: str = "auto",
     public_urls: bool = False,
+    attention: int | None = None,
     **options,
 ) -> VideoInstances:
     """
@@ -112,6 +119,8 @@ def predict_video(
         masks_dir: folder of palette PNGs whose values are the track ids, one for each frame.
         device, dtype: as of [`load_segmenter`].
         public_urls: refuse URLs that lead to this machine or its private networks.
+        attention: id of a track: `output` shows where the model looks for it, instead of all tracks; also as a `.png`,
+            a contact sheet of up to 12 frames.
         **options: of [`VideoInstanceSegmentationPipeline`]: `threshold`, `top_k`, `classes`, `max_frames`, ...
 
     Returns:
@@ -128,18 +137,26 @@ def predict_video(
     checkpoint = model.model.name_or_path if isinstance(model, VideoInstanceSegmentationPipeline) else model
     outputs.check(video, checkpoint)
     reader = VideoReader(video, public_urls=public_urls)
-    if outputs.video is not None:
+    is_sheet = attention is not None and outputs.video is not None and outputs.video.suffix.lower() == ".png"
+    if outputs.video is not None and not is_sheet:
         VideoWriter(outputs.video, fps=_rate(reader))  # refuses what it can't write
     segmenter = model if isinstance(model, VideoInstanceSegmentationPipeline) else load_segmenter(model, device, dtype)
+    if attention is not None:
+        check_looks_at_points(segmenter)
     try:
         instances = segmenter(reader, **{**options, "return_instances": True, "on_error": "raise"})
     except VideoInterrupted as stop:
         if stop.instances is not None:
+            outputs = outputs if attention is None else outputs._replace(video=None)
             written = ", ".join(map(str, _write(stop.instances, reader, outputs, finished=False)))
             place = f", which are in {written}" if written else ""
             stop.args = (f"stopped after {stop.instances.num_frames} frames{place}",)
         raise
-    _write(instances, reader, outputs)
+    frames = None
+    if attention is not None and outputs.video is not None:
+        settings = {name: options[name] for name in ("max_frames", "top_k") if options.get(name) is not None}
+        frames = partial(_attention_frames, segmenter, reader, instances, attention, settings)
+    _write(instances, reader, outputs, frames=frames)
     return instances
 
 
@@ -280,12 +297,38 @@ def _numbered(name: str) -> Iterator[str]:
         number += 1
 
 
-def _write(instances: VideoInstances, reader: VideoReader, outputs: Outputs, finished: bool = True) -> list[Path]:
-    """Write all outputs, each whatever happens to the others; returns what was written, or raises the first error."""
+def _attention_frames(
+    segmenter: VideoInstanceSegmentationPipeline,
+    reader: VideoReader,
+    instances: VideoInstances,
+    track_id: int,
+    settings: dict[str, int],
+) -> Iterator[np.ndarray]:
+    """The frames with one track, and where the model looks for it."""
+    track = instances[index_of_track(instances, track_id)]
+    frames = draw_video(islice(reader, instances.num_frames), track, opacity=0.25)
+    places = attention_of_track(segmenter, reader, instances, track_id, **settings)
+    for frame, (points, weights) in zip(frames, places, strict=True):
+        yield from draw_attention([frame], [points], [weights])
+
+
+def _write(
+    instances: VideoInstances,
+    reader: VideoReader,
+    outputs: Outputs,
+    finished: bool = True,
+    frames: Callable[[], Iterator[np.ndarray]] | None = None,
+) -> list[Path]:
+    """
+    Write all outputs, each whatever happens to the others; returns what was written, or raises the first error.
+    `frames` makes those of the video, by default with all tracks.
+    """
+    if frames is None:
+        frames = partial(_drawn_frames, instances, reader)
     steps: list[tuple[Path | None, Callable[[Path], Path]]] = [
         (outputs.json, lambda path: _save_json(instances, path, reader.name)),
         (outputs.masks, lambda path: _save_masks(instances, path)),
-        (outputs.video, lambda path: _draw(instances, reader, path, finished)),
+        (outputs.video, lambda path: _draw(frames(), instances.num_frames, _rate(reader), path, finished)),
     ]
     written, errors = [], []
     for path, step in steps:
@@ -312,22 +355,35 @@ def _save_masks(instances: VideoInstances, folder: Path) -> Path:
     return folder
 
 
-def _draw(instances: VideoInstances, reader: VideoReader, path: Path, finished: bool) -> Path:
-    frames = draw_video(islice(reader, instances.num_frames), instances)
-    writer = VideoWriter(path, fps=_rate(reader))
+def _drawn_frames(instances: VideoInstances, reader: VideoReader) -> Iterator[np.ndarray]:
+    return draw_video(islice(reader, instances.num_frames), instances)
+
+
+def _draw(frames: Iterator[np.ndarray], num_frames: int, fps: float, path: Path, finished: bool) -> Path:
+    if path.suffix.lower() == ".png":
+        return _draw_sheet(frames, num_frames, path)
+    writer = VideoWriter(path, fps=fps)
     try:
-        for frame in logging.tqdm(frames, total=instances.num_frames, desc="drawing", unit="frame"):
+        for frame in logging.tqdm(frames, total=num_frames, desc="drawing", unit="frame"):
             writer.write(frame)
     except KeyboardInterrupt as stop:
         writer.close(finished=False)
         place = f", which are in {writer.written_to}" if writer.written_to else ""
-        stop.args = (f"stopped after drawing {writer.num_frames} of {instances.num_frames} frames{place}",)
+        stop.args = (f"stopped after drawing {writer.num_frames} of {num_frames} frames{place}",)
         raise
     except BaseException:
         writer.close(finished=False)
         raise
     writer.close(finished)
     return writer.written_to
+
+
+def _draw_sheet(frames: Iterator[np.ndarray], num_frames: int, path: Path) -> Path:
+    chosen = set(np.linspace(0, num_frames - 1, min(SHEET_FRAMES, num_frames)).round().astype(int).tolist())
+    sheet = contact_sheet([frame for index, frame in enumerate(frames) if index in chosen])
+    with written_aside(path) as unfinished:
+        Image.fromarray(sheet).save(unfinished, format="png")
+    return path
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformers_msstsvis import SeqFormerVideoProcessor, VideoInstanceSegmentationOutput
-from transformers_msstsvis.models.vis import post_processing_vis as post_processing
-from transformers_msstsvis.models.vis.post_processing_vis import resized_mask
+from transformers_msstsvis.results import candidates
+from transformers_msstsvis.results.mask_resizing import resized_mask
 from transformers_msstsvis.results.rle import decode_mask
 
 post_process = SeqFormerVideoProcessor().post_process_video_instance_segmentation
@@ -210,7 +210,7 @@ def test_equal_scores_are_no_missing_masks():
 
 def test_scores_that_are_not_numbers_are_left_out(monkeypatch):
     warnings = []
-    monkeypatch.setattr(post_processing.logger, "warning", warnings.append)
+    monkeypatch.setattr(candidates.logger, "warning", warnings.append)
     outputs = random_outputs(7, videos=2)
     outputs.logits[0, 2, 1] = float("nan")
     first, second = post_process(outputs, top_k=100)

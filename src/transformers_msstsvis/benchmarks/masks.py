@@ -8,7 +8,7 @@ import torch
 from pycocotools import mask as rle_codec
 from torch.nn import functional as F
 
-from ..models.vis.post_processing_vis import resized_mask
+from ..results.mask_resizing import resized_mask
 from .timing import compare
 
 

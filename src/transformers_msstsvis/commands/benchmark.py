@@ -1,9 +1,10 @@
 """Measures a part of the package against its baseline, in turns in one process.
 
-transformers-msstsvis benchmark op|infer|train|masks|metric|models|stream [--json FILE] [--plot FILE.png] [--threads N]
+transformers-msstsvis benchmark op|infer|train|masks|metric|models|stream|tracking [--json FILE] [--threads N]
+                                                                                   [--plot FILE.png]
 
 Ratios are in CPU time of the process, so that they hold on a busy machine, too. `models` and `stream` have no
-baseline: they give seconds and memory.
+baseline: they give seconds and memory. `tracking` gives AP and identity switches.
 """
 
 import argparse
@@ -23,6 +24,7 @@ PARTS = {
     "metric": "the metric against a plain re-statement of the published evaluator",
     "models": "every model on the same clip, untrained: seconds, parameters and memory",
     "stream": "videos of growing length: time per frame and memory",
+    "tracking": "trackers on long synthetic videos: AP and identity switches",
 }
 
 

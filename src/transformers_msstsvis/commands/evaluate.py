@@ -33,6 +33,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--top_k", type=int, default=10, help="results per video, 10 as published")
     parser.add_argument("--max_frames", type=int, help="longest clip that the model sees at once (default 36)")
+    parser.add_argument(
+        "--tracker",
+        choices=["iou", "devis"],
+        help="what joins the clips of a long video: their masks, or several cues (default: that of the model)",
+    )
     parser.add_argument("--device", help="as in every pipeline; of several processes, each takes its own by default")
     parsed = parser.parse_args(arguments)
     if not parsed.dataset and not parsed.validate:

@@ -31,6 +31,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--masks", "--masks_dir", metavar="DIR", help="write a palette PNG of track ids for every frame there"
     )
+    parser.add_argument(
+        "--attention",
+        type=int,
+        metavar="TRACK",
+        help="--output shows where the model looks for this track of one video; also a .png, a sheet of its frames",
+    )
     parser.add_argument("--threshold", type=float, default=0.3, help="smallest score of a track, 0..1 (default 0.3)")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="only tracks of these classes")
     parser.add_argument("--top-k", type=int, default=10, help="candidates that are kept per clip (default 10)")
@@ -48,6 +54,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="of the model (default auto: that of the checkpoint)",
     )
     parser.add_argument("--max-frames", type=int, help="longest clip that the model sees at once (default 36)")
+    parser.add_argument(
+        "--tracker",
+        choices=["iou", "devis"],
+        help="what joins the clips of a long video: their masks, or several cues (default: that of the model)",
+    )
     parser.add_argument(
         "--public-urls", action="store_true", help="refuse URLs that lead to this machine or its private networks"
     )
@@ -74,6 +85,7 @@ def predict(args: argparse.Namespace) -> int:
         "top_k": args.top_k,
         "duplicate_iou": args.duplicate_iou,
         "max_frames": args.max_frames,
+        "tracker": args.tracker,
         "device": args.device,
         "dtype": args.dtype,
         "public_urls": args.public_urls,
@@ -83,6 +95,8 @@ def predict(args: argparse.Namespace) -> int:
         return predict_one(videos[0], args, options)
     if args.json is not None:
         raise ValueError(f"--json is for one video, and these are {len(videos)}; --output DIR has a JSON file of each")
+    if args.attention is not None:
+        raise ValueError(f"--attention is for a track of one video, and these are {len(videos)}; name one")
     return predict_several(sources, args, options)
 
 
@@ -91,7 +105,7 @@ def predict_one(video, args: argparse.Namespace, options: dict) -> int:
 
     output = "out.mp4" if args.output is None else args.output
     tracks = "out.json" if args.json is None else args.json
-    instances = predict_video(video, output=output, json_path=tracks, **options)
+    instances = predict_video(video, output=output, json_path=tracks, attention=args.attention, **options)
     show(instances, args)
     for path in (output, tracks, args.masks):
         if path is not None:

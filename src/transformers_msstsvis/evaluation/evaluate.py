@@ -21,6 +21,7 @@ from ..metrics.ytvis_map import YtvisMeanAveragePrecision
 from ..pipelines import SAMPLE_MODEL, VideoInstanceSegmentationPipeline
 from ..predict import load_segmenter
 from ..results.video_instances import VideoInstances
+from ..tracking.clips import check_tracker
 from .ground_truth import category_ids, find_frames, read_ground_truth
 from .predictions import predict_dataset, predict_to_files
 from .result_files import ResultFiles, read_results, run_settings, write_results
@@ -49,6 +50,7 @@ def evaluate_model(
     long_videos: PathOrName | None = None,
     top_k: int = 10,
     max_frames: int | None = None,
+    tracker: str | None = None,
     device: str | None = None,
 ) -> dict[str, Any] | None:
     """
@@ -68,7 +70,7 @@ def evaluate_model(
         ovis: also the numbers by occlusion.
         long_videos: the numbers of YouTube-VIS 2022, see [`compute_short_long`]: file with the ids of the long videos.
         top_k: results per video, 10 as published.
-        max_frames: longest clip that the model sees at once, as of the pipeline.
+        max_frames, tracker: longest clip that the model sees at once, and what joins clips, as of the pipeline.
         device: as in every pipeline; of several processes, each takes its own by default.
 
     Returns:
@@ -84,6 +86,8 @@ def evaluate_model(
     """
     outputs = (output, submission, plot)
     check_writable(*outputs)
+    if tracker is not None:
+        check_tracker(tracker)
     inputs = (dataset, results, long_videos, model)
     check_distinct(outputs, [file for path in inputs if path for file in files_of(path)])
     if plot:
@@ -104,7 +108,7 @@ def evaluate_model(
     if results:
         found = read_results(results)
     else:
-        found = _predict(model, dataset, truth, frames_dir, output or submission, top_k, max_frames, device)
+        found = _predict(model, dataset, truth, frames_dir, output or submission, top_k, max_frames, tracker, device)
     if found is None:  # another process has them
         return None
     if output:
@@ -151,6 +155,7 @@ def measure(
     rank: int = 0,
     num_processes: int = 1,
     on_video: Callable[[int, dict[str, Any], VideoInstances], None] = lambda *_: None,
+    tracker: str | None = None,
 ) -> dict[str, Any]:
     """
     The official numbers of annotated videos, of which every process takes its share; no mask of a video that was
@@ -159,7 +164,7 @@ def measure(
     Args:
         segmenter: the pipeline.
         videos: a data set of [`load_vis_dataset`], with frames as files.
-        top_k, max_frames: as of [`evaluate_model`].
+        top_k, max_frames, tracker: as of [`evaluate_model`].
         rank, num_processes: which of how many processes this is.
         on_video: is told the position in this process' share, the row without annotations, and what was found, of each
             video that could be evaluated.
@@ -172,7 +177,7 @@ def measure(
     categories = categories_of(videos)
     ids = category_ids(segmenter.model.config.id2label, categories)
     metric = YtvisMeanAveragePrecision()
-    found = predict_dataset(segmenter, share, top_k=top_k, max_frames=max_frames)
+    found = predict_dataset(segmenter, share, top_k=top_k, max_frames=max_frames, tracker=tracker)
     for position, (row, instances) in enumerate(zip(share, found, strict=True)):
         video, annotations = ytvis_entries(row)
         predictions = [] if instances is None else instances.to_ytvis(video["id"], ids)
@@ -219,6 +224,7 @@ def _predict(
     place: PathOrName | None,
     top_k: int,
     max_frames: int | None,
+    tracker: str | None,
     device: str | None,
 ) -> list[dict] | None:
     """The results of all videos, kept at `place` while they grow; None in all processes but the first."""
@@ -236,12 +242,13 @@ def _predict(
         frames_dir=str(Path(frames_dir).resolve()),
         top_k=top_k,
         max_frames=max_frames,
+        tracker=tracker or segmenter.video_processor.tracker,
         device=segmenter.device.type,
     )
     with contextlib.ExitStack() as stack:
         place = place or os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "results.json")
         files = ResultFiles(place, settings, rank)
-        predict_to_files(segmenter, truth, frames_dir, files, top_k, max_frames, rank, num_processes)
+        predict_to_files(segmenter, truth, frames_dir, files, top_k, max_frames, rank, num_processes, tracker)
         if state:
             state.wait_for_everyone()
             state.destroy_process_group()

@@ -32,6 +32,7 @@ def predict_dataset(
     frames_dir: str | Path | None = None,
     top_k: int = 10,
     max_frames: int | None = None,
+    tracker: str | None = None,
 ) -> Iterator[VideoInstances | None]:
     """
     What is found in every video, video by video.
@@ -42,7 +43,7 @@ def predict_dataset(
             [`load_vis_dataset`], with embedded frames or without.
         frames_dir: folder that `file_names` are relative to, for the videos that have no `frames_dir` of their own.
         top_k: results per clip, 10 as published.
-        max_frames: longest clip that the model sees at once, as of the pipeline.
+        max_frames, tracker: longest clip that the model sees at once, and what joins clips, as of the pipeline.
 
     Returns:
         The instances of each video, when they are asked for. A video that can't be evaluated gives None, with a
@@ -57,7 +58,7 @@ def predict_dataset(
     def predict() -> Iterator[VideoInstances | None]:
         for video in logging.tqdm(videos, desc="videos", unit="video"):
             try:
-                yield _predict_video(segmenter, video, frames_dir, top_k, max_frames)
+                yield _predict_video(segmenter, video, frames_dir, top_k, max_frames, tracker)
             except SkippedVideo as reason:
                 logger.warning(str(reason))
                 yield None
@@ -74,6 +75,7 @@ def predict_to_files(
     max_frames: int | None = None,
     rank: int = 0,
     num_processes: int = 1,
+    tracker: str | None = None,
 ) -> None:
     """
     As [`predict_dataset`], for the videos of one of several processes that `files` has no results of; each video's
@@ -88,7 +90,7 @@ def predict_to_files(
         for position in remaining:
             try:
                 video = dataset["videos"][position]
-                instances = _predict_video(segmenter, video, frames_dir, top_k, max_frames)
+                instances = _predict_video(segmenter, video, frames_dir, top_k, max_frames, tracker)
                 files.add(position, instances.to_ytvis(video["id"], ids))
             except SkippedVideo as reason:
                 logger.warning(str(reason))
@@ -102,6 +104,7 @@ def _predict_video(
     frames_dir: str | Path,
     top_k: int,
     max_frames: int | None,
+    tracker: str | None,
 ) -> VideoInstances:
     name = f"video {video['id']}"
     frames = _frames_of(video, frames_dir, name)
@@ -111,6 +114,7 @@ def _predict_video(
             threshold=0.0,
             top_k=top_k,
             max_frames=max_frames,
+            tracker=tracker,
             duplicate_iou=1,  # as published
             return_instances=True,
             on_error="raise",

@@ -12,7 +12,8 @@ import functools
 import importlib
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -22,6 +23,19 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 KERNEL_CHOICES = ("off", "auto", "cpu", "cuda")
+
+_recorded: list[tuple[Tensor, Tensor]] | None = None
+
+
+@contextmanager
+def recorded_sampling() -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """The sampling locations and attention weights of all calls within the block, in their order."""
+    global _recorded
+    outside, _recorded = _recorded, []
+    try:
+        yield _recorded
+    finally:
+        _recorded = outside
 
 
 def multi_scale_deformable_attention(
@@ -54,6 +68,8 @@ def multi_scale_deformable_attention(
     one size, where the package's own kernel can't be had.
     """
     _check(value, spatial_shapes, sampling_locations, attention_weights)
+    if _recorded is not None:
+        _recorded.append((sampling_locations.detach(), attention_weights.detach()))
     levels = [level for level, (height, width) in enumerate(spatial_shapes) if height * width > 0]
     if len(levels) < len(spatial_shapes):
         spatial_shapes = [spatial_shapes[level] for level in levels]

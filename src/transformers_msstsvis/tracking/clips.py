@@ -1,12 +1,17 @@
 """Long videos as clips that overlap, and the results of clips as tracks of the video."""
 
-from collections.abc import Iterable, Iterator
+import inspect
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 
 from ..results.video_instances import VideoInstances
+from .clip_tracks import ClipTracks
+from .multi_cue import MultiCueStitcher
 from .stitching import TrackStitcher
 from .suppression import suppress_duplicates
+
+TRACKERS = {"iou": TrackStitcher, "devis": MultiCueStitcher}
 
 
 def split_clips(
@@ -38,23 +43,61 @@ def split_clips(
     yield start, clip, True
 
 
-def join_clips(
-    clips: list[tuple[int, VideoInstances]], threshold: float = 0.0, duplicate_iou: float = 1.0
-) -> VideoInstances:
+class ClipJoiner:
     """
-    Join the results of overlapping clips, given with their first frames, to the tracks of the video.
+    Joins the clips of one video, as they come, to its tracks.
 
-    Returns:
-        The tracks that score at least `threshold` and are not [duplicates][suppress_duplicates], best first; track ids
-        are 1, 2, ... in order of appearance, or of the score if there is only one clip.
+    Args:
+        tracker: `"iou"`, by the IoU of their masks, or `"devis"`, by several cues.
+        num_frames, stride: how the video is cut, as of [`split_clips`].
+        **options: of [`TrackStitcher`] or [`MultiCueStitcher`].
+
+    Raises:
+        ValueError: for a tracker or an option that there is not, or that is out of range.
     """
-    if len(clips) == 1:
-        tracks = clips[0][1]
-    else:
-        stitcher = TrackStitcher()
-        for start, instances in clips:
-            stitcher.add(instances, start)
-        tracks = stitcher.finish()
-    tracks = suppress_duplicates(tracks.filter(threshold), duplicate_iou)
-    tracks.track_ids = np.arange(1, len(tracks) + 1)
-    return tracks[np.argsort(-tracks.scores, kind="stable")]
+
+    def __init__(self, tracker: str, num_frames: int, stride: int, **options):
+        stitcher = TRACKERS[check_tracker(tracker)]
+        plan = {"num_frames": num_frames, "stride": stride}
+        known = inspect.signature(stitcher).parameters
+        unknown = [name for name in options if name not in known or name in plan]
+        if unknown:
+            raise ValueError(
+                f"tracker {tracker!r} has no option {', '.join(unknown)}; expected some of "
+                f"{', '.join(name for name in known if name not in plan)}"
+            )
+        self._stitcher = stitcher(**{name: value for name, value in plan.items() if name in known}, **options)
+        self._only: VideoInstances | None = None
+        self._num_clips = 0
+
+    def add(self, clip: VideoInstances | ClipTracks, start: int) -> None:
+        """Add the next clip, of what the tracker takes, whose first frame is `start`."""
+        self._num_clips += 1
+        self._only = clip if self._num_clips == 1 and isinstance(clip, VideoInstances) else None
+        self._stitcher.add(clip, start)
+
+    def finish(
+        self, threshold: float = 0.0, duplicate_iou: float = 1.0, labels: Collection[int] | None = None
+    ) -> VideoInstances:
+        """
+        The tracks that score at least `threshold`, are visible somewhere, of these `labels`, and not [duplicates]
+        [suppress_duplicates], best first; track ids are 1, 2, ... in order of appearance, or of the score if there is
+        only one clip.
+        """
+        tracks = self._stitcher.finish() if self._only is None else self._only
+        tracks = tracks[[any(mask is not None for mask in masks) for masks in tracks.masks]].filter(threshold)
+        if labels is not None:
+            tracks = tracks[np.isin(tracks.labels, list(labels))]
+        tracks = suppress_duplicates(tracks, duplicate_iou)
+        tracks.track_ids = np.arange(1, len(tracks) + 1)
+        return tracks[np.argsort(-tracks.scores, kind="stable")]
+
+
+def check_tracker(tracker: str) -> str:
+    """
+    Raises:
+        ValueError: if there is no such tracker.
+    """
+    if tracker not in TRACKERS:
+        raise ValueError(f"tracker is {tracker!r}; expected {' or '.join(map(repr, TRACKERS))}")
+    return tracker

@@ -1,25 +1,22 @@
 """From model outputs to `VideoInstances`, for the processors of all models.
 
-Letters: B videos, T frames, Q queries, K labels, n candidates, k queries with masks, R and C rows and columns of the
-mask logits, H and W height and width of the result.
+Letters: B videos, T frames, Q queries, K labels, n candidates, k queries with masks.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from transformers.image_transforms import center_to_corners_format
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput
 
-from ...results.rle import RLE, encode_mask
+from ...results.candidates import Candidates, best_pairs
+from ...results.mask_resizing import resized_mask
+from ...results.rle import RLE
 from ...results.video_instances import VideoInstances
-
-logger = logging.get_logger(__name__)
 
 BOXES = ("mask", "model")
 
@@ -31,25 +28,6 @@ def check_count(name: str, count: Any) -> None:
     """
     if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
         raise ValueError(f"{name} is {count!r}; expected at least 1, and a whole number")
-
-
-class Candidates(NamedTuple):
-    """
-    What may be in a video, best first.
-
-    Attributes:
-        scores: `(n,)` float32.
-        labels: `(n,)` int64.
-        queries: `(n,)` int64, the query of each.
-        rows: `(n,)` int64, where in `pred_masks` its mask is.
-        frame_scores: `(n, T)` float32 over all frames of the batch, of models that score every frame.
-    """
-
-    scores: torch.Tensor
-    labels: torch.Tensor
-    queries: torch.Tensor
-    rows: torch.Tensor
-    frame_scores: torch.Tensor | None = None
 
 
 class VisPostProcessing:
@@ -162,6 +140,21 @@ class VisPostProcessing:
         masks = [[resized_mask(frame, size, mask_threshold) for frame in of_query] for of_query in frames]
         return [masks[row] for row in row_of_candidate]
 
+    def unpadded(self, outputs: ModelOutput, video: int) -> ModelOutput:
+        """
+        One video of the batch alone, without frames and pixels of the padding: its logits, boxes, and masks, as logits
+        of the whole frame.
+        """
+        real = outputs.frame_sizes[video, :, 0] > 0
+        rows, columns = (self.mask_size(side) for side in outputs.frame_sizes[video].amax(0).tolist())
+        names = ("logits", "frame_logits", "pred_boxes", "pred_masks", "mask_query_indices", "mask_label_indices")
+        one = {name: outputs[name][video, None] for name in names if outputs.get(name) is not None}
+        one["pred_boxes"] = one["pred_boxes"][:, :, real]
+        one["pred_masks"] = one["pred_masks"][:, :, real, :rows, :columns]
+        if "frame_logits" in one:
+            one["frame_logits"] = one["frame_logits"][:, real]
+        return type(outputs)(**one, frame_sizes=outputs.frame_sizes[video, None, real])
+
     def mask_size(self, side: int) -> int:
         """Rows or columns of the mask logits of a frame with `side` pixels: those of a map of stride 4."""
         return math.ceil(side / 4)
@@ -188,110 +181,3 @@ def _check_arguments(outputs, target_sizes, threshold, top_k, mask_threshold, bo
             f"{len(target_sizes)} target_sizes were given for {len(outputs.pred_boxes)} videos; expected one "
             "(height, width) for each"
         )
-
-
-def best_pairs(
-    scores: torch.Tensor, with_masks: torch.Tensor | None, threshold: float, top_k: int, video: int
-) -> Candidates:
-    """
-    The best pairs of a query and a class.
-
-    Args:
-        scores: `(Q, K)`.
-        with_masks: `(k,)` the queries that have masks; None for all.
-        threshold, top_k: see [`~VisPostProcessing.post_process_video_instance_segmentation`].
-        video: its number, for messages.
-
-    Raises:
-        ValueError: if the best pairs contain a query without masks.
-    """
-    if not scores.isfinite().all():
-        logger.warning(f"Video {video}: some class logits are not numbers; their queries are left out.")
-        scores = scores.nan_to_num(nan=-1.0)
-        threshold = max(threshold, 0.0)
-    num_queries, num_labels = scores.shape
-    if with_masks is None:
-        with_masks = torch.arange(num_queries)
-    candidates = scores[with_masks].flatten()
-    best, pairs = candidates.topk(min(top_k, len(candidates)))
-
-    others = torch.ones(num_queries, dtype=torch.bool)
-    others[with_masks] = False
-    # Equal scores may go either way, so only a strictly better pair is missing.
-    missing = scores[others] > best[-1] if len(best) == min(top_k, scores.numel()) else scores[others] > -1
-    if (missing & (scores[others] >= threshold)).any():
-        raise ValueError(
-            f"video {video}: masks were computed for {len(with_masks)} queries, but others are among the {top_k} best "
-            f"pairs; call the model with mask_top_k of at least top_k = {top_k}, or without mask_top_k"
-        )
-    keep = best >= threshold
-    best, pairs = best[keep], pairs[keep]
-    rows = pairs // num_labels
-    return Candidates(best, pairs % num_labels, with_masks[rows], rows)
-
-
-@lru_cache(maxsize=16)
-def _interpolation(size: int, target: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-    """Bilinear weights `(size, target)` along one axis, and the first and last source of every target `(target,)`."""
-    weights = F.interpolate(torch.eye(size)[None], size=target, mode="linear", align_corners=False)[0]
-    used = weights.numpy() > 0
-    return weights, used.argmax(0), size - 1 - used[::-1].argmax(0)
-
-
-def _reach(positive: torch.Tensor, target: int) -> tuple[slice, slice, torch.Tensor]:
-    """The part of an axis that can become positive, as sources and as targets, and the weights between them."""
-    weights, first, last = _interpolation(len(positive), target)
-    places = positive.nonzero()
-    start = int(np.searchsorted(last, int(places[0]), side="left"))
-    stop = int(np.searchsorted(first, int(places[-1]), side="right"))
-    targets = slice(start, stop)
-    # An enlarged map has a target for every source; a reduced one may step over it.
-    sources = slice(int(first[start]), int(last[stop - 1]) + 1) if start < stop else slice(0, 0)
-    return sources, targets, weights[sources, targets]
-
-
-def resized_mask(logits: torch.Tensor, size: tuple[int, int], mask_threshold: float = 0.5) -> RLE | None:
-    """
-    One mask as RLE: bilinear resize, comparison, compression.
-
-    Args:
-        logits: `(R, C)` float32 on the CPU.
-        size: `(H, W)` of the result in pixels.
-        mask_threshold: probability above which a pixel is set.
-
-    Returns:
-        Compressed COCO RLE of `F.interpolate(logits, size, mode="bilinear", align_corners=False).sigmoid() >
-        mask_threshold`, to the byte, or None for a mask without a pixel.
-    """
-    level = math.log(mask_threshold / (1 - mask_threshold))
-    positive = logits > level
-    if not positive.any():
-        return None
-    # A weighted mean exceeds the level only where a source does; the rest of the frame is not computed.
-    rows, bottom_to_top, row_weights = _reach(positive.any(1), size[0])
-    columns, left_to_right, column_weights = _reach(positive.any(0), size[1])
-    part = logits[rows, columns].nan_to_num(nan=-1e4)
-    # Transposed, because RLE runs along columns.
-    resized = (column_weights.T @ part.T) @ row_weights
-    if _rounding_decides(resized - level, part, row_weights, column_weights):
-        whole = logits.nan_to_num(nan=-1e4)[None, None]
-        whole = F.interpolate(whole, size=size, mode="bilinear", align_corners=False)[0, 0]
-        return encode_mask((whole.sigmoid() > mask_threshold).numpy())
-    mask = np.zeros((size[1], size[0]), dtype=bool)
-    mask[left_to_right, bottom_to_top] = (resized > level).numpy()
-    return encode_mask(mask.T)
-
-
-def _rounding_decides(
-    margin: torch.Tensor, part: torch.Tensor, row_weights: torch.Tensor, column_weights: torch.Tensor
-) -> bool:
-    """Whether a pixel is so close to the level that the order of the sum or the sigmoid could change it."""
-    if not margin.numel():
-        return False
-    tolerance = 8 * torch.finfo(part.dtype).eps
-    magnitude = part.abs()
-    close = (margin.abs() <= tolerance * (magnitude.max() + 1)).nonzero()
-    if not len(close):
-        return False
-    sums = 1 + ((column_weights[:, close[:, 0]].T @ magnitude.T) * row_weights[:, close[:, 1]].T).sum(1)
-    return bool((margin[close[:, 0], close[:, 1]].abs() <= tolerance * sums).any())

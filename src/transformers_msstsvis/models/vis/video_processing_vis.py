@@ -124,10 +124,16 @@ class VisVideoProcessorKwargs(VideosKwargs, total=False):
         Pad height and width to multiples of it.
     clip_stride (`int`, *optional*):
         Frames from one clip of a long video to the next.
+    tracker (`str`, *optional*):
+        What joins the clips of a long video to tracks.
+    tracker_options (`dict`, *optional*):
+        Options of the tracker.
     """
 
     size_divisor: int | None
     clip_stride: int | None
+    tracker: str | None
+    tracker_options: dict | None
 
 
 class VisInput:
@@ -164,6 +170,11 @@ class VisVideoProcessor(VisPostProcessing, VisInput, BaseVideoProcessor):
             Pad height and width to multiples of it.
         clip_stride (`int`, *optional*):
             Frames from one clip of a long video to the next; five sixths of a clip by default.
+        tracker (`str`, *optional*, defaults to `"iou"`):
+            What joins the clips of a long video to tracks: `"iou"`, the IoU of their masks ([`TrackStitcher`]), or
+            `"devis"`, several cues ([`MultiCueStitcher`]).
+        tracker_options (`dict`, *optional*):
+            Options of the tracker, such as `{"center_cost": 1}`.
         do_resize, resample, do_rescale, rescale_factor, do_normalize, image_mean, image_std, do_sample_frames,
             num_frames, fps, return_metadata, device:
             As in every video processor. With `do_rescale=False` the values of arrays are taken as they are; otherwise
@@ -181,6 +192,8 @@ class VisVideoProcessor(VisPostProcessing, VisInput, BaseVideoProcessor):
 
     do_sample_frames = False
     clip_stride = None
+    tracker = "iou"
+    tracker_options = None
     valid_kwargs = VisVideoProcessorKwargs
 
     def clip_plan(self, config, max_frames: int | None = None) -> ClipPlan:

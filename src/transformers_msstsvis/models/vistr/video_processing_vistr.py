@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-from ..vis.post_processing_vis import Candidates, best_pairs
+from ...results.candidates import Candidates, best_pairs
 from ..vis.video_processing_vis import VisVideoProcessor
 
 

@@ -1,0 +1,70 @@
+"""What may be in a video: the best pairs of a query and a class.
+
+Letters: T frames, Q queries, K labels, n candidates, k queries with masks.
+"""
+
+from typing import NamedTuple
+
+import torch
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+
+class Candidates(NamedTuple):
+    """
+    What may be in a video, best first.
+
+    Attributes:
+        scores: `(n,)` float32.
+        labels: `(n,)` int64.
+        queries: `(n,)` int64, the query of each.
+        rows: `(n,)` int64, where in `pred_masks` its mask is.
+        frame_scores: `(n, T)` float32 over all frames of the batch, of models that score every frame.
+    """
+
+    scores: torch.Tensor
+    labels: torch.Tensor
+    queries: torch.Tensor
+    rows: torch.Tensor
+    frame_scores: torch.Tensor | None = None
+
+
+def best_pairs(
+    scores: torch.Tensor, with_masks: torch.Tensor | None, threshold: float, top_k: int, video: int
+) -> Candidates:
+    """
+    The best pairs of a query and a class.
+
+    Args:
+        scores: `(Q, K)`.
+        with_masks: `(k,)` the queries that have masks; None for all.
+        threshold, top_k: the smallest score, and how many to keep at most.
+        video: its number, for messages.
+
+    Raises:
+        ValueError: if the best pairs contain a query without masks.
+    """
+    if not scores.isfinite().all():
+        logger.warning(f"Video {video}: some class logits are not numbers; their queries are left out.")
+        scores = scores.nan_to_num(nan=-1.0)
+        threshold = max(threshold, 0.0)
+    num_queries, num_labels = scores.shape
+    if with_masks is None:
+        with_masks = torch.arange(num_queries)
+    candidates = scores[with_masks].flatten()
+    best, pairs = candidates.topk(min(top_k, len(candidates)))
+
+    others = torch.ones(num_queries, dtype=torch.bool)
+    others[with_masks] = False
+    # Equal scores may go either way, so only a strictly better pair is missing.
+    missing = scores[others] > best[-1] if len(best) == min(top_k, scores.numel()) else scores[others] > -1
+    if (missing & (scores[others] >= threshold)).any():
+        raise ValueError(
+            f"video {video}: masks were computed for {len(with_masks)} queries, but others are among the {top_k} best "
+            f"pairs; call the model with mask_top_k of at least top_k = {top_k}, or without mask_top_k"
+        )
+    keep = best >= threshold
+    best, pairs = best[keep], pairs[keep]
+    rows = pairs // num_labels
+    return Candidates(best, pairs % num_labels, with_masks[rows], rows)
