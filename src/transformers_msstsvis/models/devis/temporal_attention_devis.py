@@ -31,9 +31,9 @@ class TemporalDeformableAttention(nn.Module):
         num_points: points per head and level in the own frame.
         num_temporal_points: points per head and level in each other frame.
         num_other_frames: F.
-        temporal_reference: from where a query looks in other frames: `"first_level"`, its own point of the first level
-            (encoder); `"same_query"`, the point or box of the query of the same index there (decoder); `"own"`, its own
-            point or box.
+        temporal_reference: from where a query looks in other frames: `"first_level"`, its own point of the first
+            level (encoder); `"same_query"`, the point or box of the query of the same index there (decoder); `"own"`,
+            its own point or box.
 
     Raises:
         ValueError: for another `temporal_reference`.

@@ -21,7 +21,8 @@ class DevisPostProcessing:
 class DevisVideoProcessor(DevisPostProcessing, VisVideoProcessor):
     r"""
     Video processor of DeVIS. Its arguments and its size, 360 pixels for the shorter side and at most 640 for the
-    longer one, are those of [`VisVideoProcessor`]. Clips of a long video start 4 frames after each other, as published.
+    longer one, are those of [`VisVideoProcessor`]. Clips of a long video start 4 frames after each
+    other, as published.
 
     Example:
 
