@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from transformers_msstsvis.conversion import convert_state_dict
-from transformers_msstsvis.models.devis import temporal_attention_devis
+from transformers_msstsvis.layers import deformable_attention
 from transformers_msstsvis.models.devis.configuration_devis import DevisConfig
 from transformers_msstsvis.models.devis.loss_devis import (
     match_instances,
@@ -167,7 +167,7 @@ def test_temporal_attention(case, monkeypatch):
         calls.append(arguments)
         return multi_scale_deformable_attention(*arguments)
 
-    monkeypatch.setattr(temporal_attention_devis, "multi_scale_deformable_attention", watched)
+    monkeypatch.setattr(deformable_attention, "multi_scale_deformable_attention", watched)
     output = module(query, points.sigmoid(), features, shapes, other_frames(T, query.device, window))
     check = Checker(description, expected)
     check(case, output.view(expected[case].shape))

@@ -53,15 +53,11 @@ class DeformableAttention(nn.Module):
         Returns:
             `(N, Q, C)`.
         """
-        N, Q = query.shape[:2]
-        M, L, P = self.num_heads, self.num_levels, self.num_points
         value = self.value_proj(features).masked_fill_(~feature_mask[..., None], 0.0)
-        value = value.view(*value.shape[:2], M, -1)  # (N, S, M, C/M)
-        # places and weights in float32 at least: half precision would move the places by pixels
-        dtype = torch.promote_types(value.dtype, torch.float32)
-        weights = self.attention_weights(query).to(dtype).view(N, Q, M, L * P).softmax(-1).view(N, Q, M, L, P)
-        locations = sampling_locations(self.sampling_offsets, query, reference_points, spatial_shapes, M).to(dtype)
-        return multi_scale_deformable_attention(value, spatial_shapes, locations, weights)
+        value = value.unflatten(-1, (self.num_heads, -1))  # (N, S, M, C/M)
+        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))  # (N, Q, M, L * P)
+        weights = weights.softmax(-1, dtype=torch.promote_types(weights.dtype, torch.float32))
+        return read_places(self.sampling_offsets, query, reference_points, value, spatial_shapes, weights)
 
     def init_layer_weights(self) -> None:
         init_sampling(self.sampling_offsets, self.num_heads, self.num_levels, self.num_points)
@@ -71,6 +67,32 @@ class DeformableAttention(nn.Module):
     def forward(self, query, reference_points, features, feature_mask, spatial_shapes) -> torch.Tensor:
         """[`~DeformableAttention.sample`] and the output projection: `(N, Q, C)`."""
         return self.output_proj(self.sample(query, reference_points, features, feature_mask, spatial_shapes))
+
+
+def read_places(
+    layer: nn.Linear,
+    query: torch.Tensor,
+    reference_points: torch.Tensor,
+    value: torch.Tensor,
+    spatial_shapes: list[tuple[int, int]],
+    weights: torch.Tensor,
+) -> torch.Tensor:
+    """
+    What every query reads at the places where it looks, summed with their weights.
+
+    Args:
+        layer: C to the offsets of the places, `M * L * P * 2` numbers.
+        query: `(N, Q, C)`.
+        reference_points: see [`sampling_locations`].
+        value: `(N, S, M, C/M)`.
+        spatial_shapes: `(height, width)` of every level.
+        weights: `(N, Q, M, L * P)` float32 or wider.
+
+    Returns:
+        `(N, Q, C)`.
+    """
+    locations = sampling_locations(layer, query, reference_points, spatial_shapes, value.shape[2])
+    return multi_scale_deformable_attention(value, spatial_shapes, locations, weights.reshape(locations.shape[:-1]))
 
 
 def sampling_locations(

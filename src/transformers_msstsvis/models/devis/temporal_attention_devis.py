@@ -10,9 +10,8 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from ...layers.deformable_attention import init_sampling, sampling_locations
+from ...layers.deformable_attention import init_sampling, read_places
 from ...layers.linear import Linear
-from ...ops.multi_scale_deformable_attention import multi_scale_deformable_attention
 from ..vis.modeling_vis import in_frame_chunks
 
 ATTENTION_FRAMES = {"cpu": 1}
@@ -118,21 +117,20 @@ class TemporalDeformableAttention(nn.Module):
         What the queries `(n, Q, C)` of n `frames (n,)` read there and in `others (n, F)`: `(n, Q, C)`, of all frames'
         `value (N, S, M, C/M)` and `references (N, Q, L, 2 or 4)`.
         """
-        (n, Q), M, F = query.shape[:2], self.num_heads, others.shape[1]
-        where = sampling_locations(self.sampling_offsets, query, references[frames], spatial_shapes, M)
-        shapes, elsewhere = F * spatial_shapes, self.temporal_references(references, frames, others)
-        where_else = sampling_locations(self.temporal_sampling_offsets, query, elsewhere, shapes, M)
-        weights = [
-            layer(query).view(n, Q, M, -1) for layer in (self.attention_weights, self.temporal_attention_weights)
-        ]
-        sizes = [part.shape[-1] for part in weights]
-        weights, temporal_weights = torch.cat(weights, dim=-1).softmax(-1, dtype=where.dtype).split(sizes, dim=-1)
-        # The other frames are further levels to the operator.
-        return multi_scale_deformable_attention(
-            value[frames], spatial_shapes, where, weights.reshape(where.shape[:-1])
-        ) + multi_scale_deformable_attention(
-            value[others].flatten(1, 2), shapes, where_else, temporal_weights.reshape(where_else.shape[:-1])
+        layers = self.attention_weights, self.temporal_attention_weights
+        weights = torch.cat([layer(query).unflatten(-1, (self.num_heads, -1)) for layer in layers], dim=-1)
+        weights = weights.softmax(-1, dtype=torch.promote_types(weights.dtype, torch.float32))
+        weights, temporal_weights = weights.split([layer.out_features // self.num_heads for layer in layers], dim=-1)
+        own = read_places(self.sampling_offsets, query, references[frames], value[frames], spatial_shapes, weights)
+        others_read = read_places(  # the other frames are further levels to the operator
+            self.temporal_sampling_offsets,
+            query,
+            self.temporal_references(references, frames, others),
+            value[others].flatten(1, 2),
+            spatial_shapes * others.shape[1],
+            temporal_weights,
         )
+        return own + others_read
 
     def temporal_references(self, references: torch.Tensor, frames: torch.Tensor, others: torch.Tensor):
         """References in the other frames: `(n, Q, F L, 2 or 4)`, frame by frame; see [`attend`]."""
