@@ -11,7 +11,9 @@ from .key_map import KeyMap, with_class_names
 
 _PREFIX = r"def_detr\."
 _BACKBONE = r"def_detr\.backbone\.0\.body\."
-TEMPORAL_POINTS = 4  # per head, level and other frame: where not all frames are looked at, no shape tells
+TEMPORAL_POINTS = (
+    4  # per head, level and other frame: no shape tells whether fewer frames or fewer points are looked at
+)
 
 
 def infer_config(state_dict: dict[str, torch.Tensor], **hints) -> DevisConfig:
@@ -42,15 +44,19 @@ def infer_config(state_dict: dict[str, torch.Tensor], **hints) -> DevisConfig:
         "num_frames": num_frames,
         "num_queries": rows // num_frames,
     }
+    others, rows_of = num_frames - 1, "def_detr.transformer.{}.temporal_attention_weights.weight".format
     places = heads * settings["num_feature_levels"]
-    for part, attention in (("encoder", "self_attn"), ("decoder", "cross_attn")):
-        key = f"def_detr.transformer.{part}.layers.0.{attention}.temporal_attention_weights.weight"
-        points, rest = divmod(state_dict[key].shape[0], places * (num_frames - 1))
-        settings[f"{part}_n_temporal_points"] = points
-        if rest:  # not all other frames
-            points = hints.get(f"{part}_n_temporal_points", TEMPORAL_POINTS)
-            settings[f"{part}_n_temporal_points"] = points
-            settings[f"{part}_temporal_window"] = state_dict[key].shape[0] // (places * points)
+    in_decoder = state_dict[rows_of("decoder.layers.0.cross_attn")].shape[0] // places
+    in_encoder = state_dict[rows_of("encoder.layers.0.self_attn")].shape[0] // places
+    points = hints.get("encoder_n_temporal_points", TEMPORAL_POINTS)
+    window = in_encoder // points
+    if window == others or window % 2 or in_encoder % points:
+        points, window = in_encoder // others, None
+    settings |= {
+        "encoder_n_temporal_points": points,
+        "encoder_temporal_window": window,
+        "decoder_n_temporal_points": in_decoder // others,
+    }
     num_labels = state_dict["def_detr.class_embed.0.weight"].shape[0]
     return DevisConfig(**{**settings, **with_class_names(hints, num_labels)})
 
