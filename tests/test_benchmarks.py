@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.test_modeling_vistr import tiny_vistr
-from transformers_msstsvis import (
-    SeqFormerConfig,
-    SeqFormerForVideoInstanceSegmentation,
-    VideoInstances,
-    encode_mask,
+from tests.models.testers import model_of
+from transformers_msstsvis import SeqFormerConfig, SeqFormerForVideoInstanceSegmentation, VideoInstances, encode_mask
+from transformers_msstsvis.benchmarks import (
+    models,
+    published,
+    published_devis,
+    published_vistr,
+    stream,
+    tracking,
+    train,
 )
-from transformers_msstsvis.benchmarks import models, published, published_vistr, stream, tracking, train
 from transformers_msstsvis.pipelines import SAMPLE_MODEL
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -46,9 +49,10 @@ def test_published_inference_is_ours(model):
         torch.testing.assert_close(given[name], value, rtol=1e-4, atol=1e-4 * float(value.abs().max()))
 
 
-def test_published_inference_of_vistr_is_ours():
-    model, clip = tiny_vistr(num_frames=3), torch.randn(1, 3, 3, 64, 96)
-    expected = published_vistr.infer(model, clip)
+@pytest.mark.parametrize(("name", "module"), [("vistr", published_vistr), ("devis", published_devis)])
+def test_published_inference_of_clips_is_ours(name, module):
+    model, clip = model_of(name, num_frames=3), torch.randn(1, 3, 3, 64, 96)
+    expected = module.infer(model, clip)
     with torch.no_grad():
         given = model(clip)
     for name, value in expected.items():
@@ -56,7 +60,7 @@ def test_published_inference_of_vistr_is_ours():
 
 
 def test_a_model_against_its_published_code(monkeypatch):
-    monkeypatch.setitem(models.MODELS, "tiny", lambda: tiny_vistr(num_frames=2))
+    monkeypatch.setitem(models.MODELS, "tiny", lambda: model_of("vistr", num_frames=2))
     monkeypatch.setitem(models.PUBLISHED, "vistr", (published_vistr.infer, "tiny", (2, 64, 64)))
     monkeypatch.setattr(models, "peak_in_new_process", lambda function, *arguments: function(*arguments))
     content = models.run(argparse.Namespace(published="vistr", repeats=1, threads=None))
@@ -129,7 +133,7 @@ def test_every_model_can_be_built(name):
         model = models.MODELS[name]()
     backbone = sum(parameter.numel() for parameter in model.model.backbone.parameters())
     millions = {"msstsvis-r101": 42.5, "msstsvis-swin-t": 27.5}
-    millions |= dict.fromkeys(("seqformer-r50", "msstsvis-r50", "vistr-r50"), 23.5)
+    millions |= dict.fromkeys(("seqformer-r50", "msstsvis-r50", "vistr-r50", "devis-r50"), 23.5)
     assert backbone == pytest.approx(1e6 * millions.get(name, backbone / 1e6), rel=0.02)
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from tests.models.testers import H, W, labels, model_of, video
 from transformers_msstsvis import VistrConfig, VistrForVideoInstanceSegmentation, VistrVideoProcessor
+from transformers_msstsvis.models.vis.modeling_vis import clip_of_frames
 from transformers_msstsvis.models.vistr import modeling_vistr
 from transformers_msstsvis.models.vistr.loss_vistr import (
     match_instances,
@@ -16,7 +17,7 @@ from transformers_msstsvis.models.vistr.loss_vistr import (
     supervised_frames,
     video_instance_segmentation_loss,
 )
-from transformers_msstsvis.models.vistr.modeling_vistr import clip_of_frames, key_mask, video_position_embedding
+from transformers_msstsvis.models.vistr.modeling_vistr import key_mask, video_position_embedding
 
 T, Q = 4, 5
 

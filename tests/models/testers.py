@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from tests.tiny import BACKBONE, tiny_config
-from transformers_msstsvis import MsstsVisConfig, SeqFormerConfig, VistrConfig
+from transformers_msstsvis import DevisConfig, MsstsVisConfig, SeqFormerConfig, VistrConfig
 from transformers_msstsvis.models.auto import class_of
 
 
@@ -65,6 +65,15 @@ TESTERS = {
             r".*k_proj\.bias": "it shifts all scores of a query alike, to which softmax is blind",
             r"model\.decoder\.layers\.0\.self_attn\.v_proj\.weight": "it is multiplied by queries that start as zeros",
         },
+    ),
+    "devis": Tester(
+        config=lambda **changes: tiny_config(
+            DevisConfig, **{"backbone_config": FOUR_MAPS, "num_frames": 5, "num_queries": 6, **changes}
+        ),
+        mask_size=lambda side: -(-side // 4),
+        hidden_axes="BQTC",
+        no_object=0,
+        no_gradient={r".*k_proj\.bias": "it shifts all scores of a query alike, to which softmax is blind"},
     ),
 }
 

@@ -57,3 +57,33 @@ def training_batch(description: dict, arrays: dict) -> dict:
             }
         )
     return {"pixel_values_videos": pixels, "pixel_mask": mask, "labels": labels}
+
+
+def clip_and_mask(description: dict) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Pixels `(1, T, 3, H, W)`, and the mask of those that are padded."""
+    entry = description["inputs"]["pixel_values"]
+    pixels = torch.from_numpy(recipe.inputs("pixel_values", entry["shape"]))[None]
+    if not entry["padded"]:
+        return pixels, None
+    mask = torch.zeros(pixels.shape[:2] + pixels.shape[3:], dtype=torch.int64)
+    for frame, (height, width) in enumerate(entry["valid_hw"]):
+        mask[0, frame, :height, :width] = 1
+    return pixels * mask[:, :, None], mask
+
+
+def kept(module: torch.nn.Module) -> list[torch.Tensor]:
+    """The outputs of a module from now on."""
+    results = []
+    module.register_forward_hook(lambda _, __, output: results.append(output))
+    return results
+
+
+def frame_labels(arrays: dict, instances: int, T: int) -> list[dict]:
+    """Labels of the only video, in the contract; what stands where an instance is absent must not matter."""
+    valid = torch.from_numpy(arrays["target.valid"]).view(instances, T).bool()
+    classes = torch.from_numpy(arrays["target.labels"]).view(instances, T)
+    boxes = torch.from_numpy(arrays["target.boxes"]).view(instances, T, 4).clone()
+    masks = torch.from_numpy(arrays["target.masks"])
+    masks = masks.view(instances, T, *masks.shape[1:]).clone()
+    boxes[~valid], masks[~valid] = 0.5, True
+    return [{"class_labels": classes.amax(1), "boxes": boxes, "masks": masks, "valid": valid}]

@@ -17,7 +17,7 @@ from transformers_msstsvis.models.vistr.loss_vistr import (
 from transformers_msstsvis.models.vistr.modeling_vistr import video_position_embedding
 from transformers_msstsvis.models.vistr.video_processing_vistr import VistrVideoProcessor
 
-from .golden import GOLDEN, load, recipe
+from .golden import GOLDEN, clip_and_mask, frame_labels, kept, load, recipe
 
 COST_ATOL = 5e-4
 LOSS_ATOL = 2e-4  # of the criterion alone 1e-4
@@ -29,30 +29,11 @@ INFERENCE = ["r50_t36", "r50_t36_plain", "r50_t6", "r101_t5_pad"]
 CRITERIA = ["criterion", "criterion_empty"]
 
 
-def clip(description: dict) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Pixels `(1, T, 3, H, W)`, and the mask of those that are padded."""
-    entry = description["inputs"]["pixel_values"]
-    pixels = torch.from_numpy(recipe.inputs("pixel_values", entry["shape"]))[None]
-    if not entry["padded"]:
-        return pixels, None
-    mask = torch.zeros(pixels.shape[:2] + pixels.shape[3:], dtype=torch.int64)
-    for frame, (height, width) in enumerate(entry["valid_hw"]):
-        mask[0, frame, :height, :width] = 1
-    return pixels * mask[:, :, None], mask
-
-
-def kept(module: torch.nn.Module) -> list[torch.Tensor]:
-    """The outputs of a module from now on."""
-    results = []
-    module.register_forward_hook(lambda _, __, output: results.append(output))
-    return results
-
-
 @pytest.mark.parametrize("case", INFERENCE)
 def test_inference(case):
     description, expected, checkpoint = load(f"vistr/{case}")
     model = convert_state_dict("vistr", checkpoint)
-    pixels, mask = clip(description)
+    pixels, mask = clip_and_mask(description)
     T, ends = pixels.shape[1], [0, pixels.shape[1] - 1]
     layer = model.model.decoder.layers[0]
     encoder, cross = kept(model.model.encoder.layers[0]), kept(layer.cross_attn)
@@ -106,17 +87,6 @@ def test_inference(case):
     assert max(errors.values()) <= TIGHT, f"{errors} drift"
 
 
-def labels_of(arrays: dict, instances: int, T: int) -> list[dict]:
-    """Labels of the only video, in the contract; what stands where an instance is absent must not matter."""
-    valid = torch.from_numpy(arrays["target.valid"]).view(instances, T).bool()
-    classes = torch.from_numpy(arrays["target.labels"]).view(instances, T)
-    boxes = torch.from_numpy(arrays["target.boxes"]).view(instances, T, 4).clone()
-    masks = torch.from_numpy(arrays["target.masks"])
-    masks = masks.view(instances, T, *masks.shape[1:]).clone()
-    boxes[~valid], masks[~valid] = 0.5, True
-    return [{"class_labels": classes.amax(1), "boxes": boxes, "masks": masks, "valid": valid}]
-
-
 def check_matching(layer: int, given: tuple, labels: list[dict], expected: dict, config: VistrConfig) -> None:
     """Costs, assignment and supervised rows of one layer, published order, in which the frame comes first."""
     [cost] = matching_cost(*given, labels, torch.full((1, given[0].shape[1], 2), 96), config)
@@ -147,7 +117,7 @@ def test_criterion(case, published):
     description, expected = recipe.load_case(GOLDEN / f"vistr/{case}.json")
     config = VistrConfig(published_presence_flags=published)
     n, T = (description["inputs"]["targets"][key] for key in ("instances", "frames"))
-    labels = labels_of(expected, n, T)
+    labels = frame_labels(expected, n, T)
     inputs = lambda name, shape: torch.from_numpy(recipe.inputs(f"criterion.{name}", shape))  # noqa: E731
     layers = [
         (
@@ -202,8 +172,8 @@ def test_losses_matches_and_gradients():
     description, expected, checkpoint = load("vistr/r50_t6_loss")
     model = convert_state_dict("vistr", checkpoint, published_presence_flags=True)
     n, T = (description["inputs"]["targets"][key] for key in ("instances", "frames"))
-    labels = labels_of(expected, n, T)
-    outputs = model(clip(description)[0], labels=labels)
+    labels = frame_labels(expected, n, T)
+    outputs = model(clip_and_mask(description)[0], labels=labels)
     check_losses(outputs.loss, outputs.loss_dict, expected, "loss.", LOSS_ATOL)
     layers = [*outputs.auxiliary_outputs, outputs]
     for layer, given in enumerate(layers):

@@ -7,17 +7,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import PreTrainedConfig
 
 from tests.training.training_runs import make_trainer, named
 from transformers_msstsvis import (
     AutoModelForVideoInstanceSegmentation,
+    DevisConfig,
     VistrConfig,
-    VistrVideoProcessor,
     decode_mask,
     encode_mask,
 )
 from transformers_msstsvis.data.clips import VideoClips
 from transformers_msstsvis.data.loading import load_vis_dataset
+from transformers_msstsvis.models.auto import video_processor_class
 from transformers_msstsvis.pipelines import VideoInstanceSegmentationPipeline
 
 SIDE, FRAMES = 64, 3
@@ -50,8 +52,8 @@ def write_easy_videos(folder: Path, number: int, seed: int) -> Path:
     return folder / "annotations.json"
 
 
-def small_vistr() -> VistrConfig:
-    return VistrConfig(
+def small(config_class: type[PreTrainedConfig], **settings) -> PreTrainedConfig:
+    return config_class(
         backbone_config={
             "model_type": "resnet",
             "embedding_size": 16,
@@ -75,19 +77,20 @@ def small_vistr() -> VistrConfig:
         attention_dropout=0.0,
         mask_loss_coefficient=5.0,
         dice_loss_coefficient=5.0,
+        **settings,
         **named("square", "disk"),
     )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [small_vistr()], ids=["vistr"])
+@pytest.mark.parametrize("config", [small(VistrConfig), small(DevisConfig)], ids=["vistr", "devis"])
 def test_a_model_learns_easy_videos_from_nothing(config, tmp_path):
     train, others = (
         load_vis_dataset(write_easy_videos(tmp_path / name, number, seed))
         for seed, (name, number) in enumerate((("train", 200), ("others", 20)))
     )
     torch.manual_seed(0)
-    processor = VistrVideoProcessor(size={"shortest_edge": SIDE})
+    processor = video_processor_class(config)(size={"shortest_edge": SIDE})
     run = make_trainer(
         VideoClips(train, num_frames=FRAMES),
         tmp_path / "run",

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..models import auto
-from . import published_vistr
+from . import published_devis, published_vistr
 from .timing import compare, peak_growth, peak_in_new_process, relative_error, timed
 
 STAGES = ["stage2", "stage3", "stage4"]
@@ -44,7 +44,10 @@ MODELS = {f"{name}-r50": partial(_untrained, name) for name in auto.MODELS} | {
     "msstsvis-tiny": _bundled,
 }
 # Model -> the published computation, its model and its clip, frames by height by width.
-PUBLISHED = {"vistr": (published_vistr.infer, "vistr-r50", (36, 300, 533))}
+PUBLISHED = {
+    "vistr": (published_vistr.infer, "vistr-r50", (36, 300, 533)),
+    "devis": (published_devis.infer, "devis-r50", (6, 360, 640)),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

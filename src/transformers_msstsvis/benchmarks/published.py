@@ -21,7 +21,12 @@ from ..layers.frozen_batch_norm import FoldedConv2d
 from ..models.seqformer import dynamic_mask_head
 from ..models.seqformer.modeling_seqformer import SeqFormerForVideoInstanceSegmentation
 
-_grid_sample_attention = MultiScaleDeformableAttention().forward
+_of_transformers = MultiScaleDeformableAttention().forward
+
+
+def grid_sample_attention(value, shapes, places, weights):
+    """`value (N, S, M, C/M)`, `places (N, Q, M, L, P, 2)`, `weights (N, Q, M, L, P)`: `(N, Q, C)`."""
+    return _of_transformers(value, torch.tensor(shapes), shapes, None, places, weights, 64)
 
 
 def sample(self, query, reference_points, features, feature_mask, spatial_shapes):
@@ -39,17 +44,8 @@ def sample(self, query, reference_points, features, feature_mask, spatial_shapes
         else:
             places = centres + offsets[t : t + 1] / P * reference_points[t : t + 1, :, None, :, None, 2:] * 0.5
         heads = value[t : t + 1].contiguous().view(1, value.shape[1], M, -1)
-        frames.append(
-            _grid_sample_attention(
-                heads,
-                torch.tensor(spatial_shapes),
-                spatial_shapes,
-                None,
-                places.to(heads.dtype),
-                weights[t : t + 1].view(1, -1, M, L, P).to(heads.dtype),
-                64,
-            )
-        )
+        weight = weights[t : t + 1].view(1, -1, M, L, P).to(heads.dtype)
+        frames.append(grid_sample_attention(heads, spatial_shapes, places.to(heads.dtype), weight))
     return torch.cat(frames)
 
 

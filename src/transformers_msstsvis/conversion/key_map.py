@@ -50,6 +50,13 @@ class KeyMap:
     optional: tuple[str, ...] = ()
 
 
+def with_class_names(hints: dict, num_labels: int) -> dict:
+    """Hints with names of classes by label and labels by name, made up if they have none."""
+    names = hints.get("id2label") or {label: f"LABEL_{label}" for label in range(num_labels)}
+    id2label = {int(label): name for label, name in names.items()}
+    return {**hints, "id2label": id2label, "label2id": {name: label for label, name in id2label.items()}}
+
+
 def rename(published: dict, key_map: KeyMap, model: PreTrainedModel, system: str) -> tuple[dict, ConversionReport]:
     """
     A published state dict under our names, and what became of every key.

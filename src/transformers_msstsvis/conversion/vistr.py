@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 from ..models.vistr.configuration_vistr import VistrConfig
 from ..models.vistr.modeling_vistr import VistrForVideoInstanceSegmentation
 from .backbones import backbone_rules, count_layers, infer_backbone
-from .key_map import KeyMap
+from .key_map import KeyMap, with_class_names
 
 _BACKBONE = r"vistr\.backbone\.0\.body\."
 _ENCODER = r"vistr\.transformer\.encoder\.layers\.(\d+)\."
@@ -47,12 +47,8 @@ def infer_config(state_dict: dict[str, torch.Tensor], **hints) -> VistrConfig:
         "decoder_attention_heads": heads,
     }
     settings.update(infer_backbone(state_dict, _BACKBONE, stages=(1, 2, 3, 4)))
-    if "id2label" not in hints:
-        num_labels = state_dict["vistr.class_embed.weight"].shape[0] - 1
-        hints["id2label"] = {index: f"LABEL_{index}" for index in range(num_labels)}
-    hints["id2label"] = {int(index): name for index, name in hints["id2label"].items()}
-    hints["label2id"] = {name: index for index, name in hints["id2label"].items()}
-    return VistrConfig(**{**settings, **hints})
+    num_labels = state_dict["vistr.class_embed.weight"].shape[0] - 1
+    return VistrConfig(**{**settings, **with_class_names(hints, num_labels)})
 
 
 _RULES = [

@@ -3,8 +3,11 @@
 Letters: N frames, Q queries, S pixels over all L levels, C channels, M heads, P points.
 """
 
+import math
+
 import torch
 from torch import nn
+from transformers import initialization as init
 
 from ..ops.multi_scale_deformable_attention import multi_scale_deformable_attention
 from .linear import Linear, linear
@@ -50,37 +53,92 @@ class DeformableAttention(nn.Module):
         Returns:
             `(N, Q, C)`.
         """
-        N, Q = query.shape[:2]
-        M, L, P = self.num_heads, self.num_levels, self.num_points
         value = self.value_proj(features).masked_fill_(~feature_mask[..., None], 0.0)
-        value = value.view(*value.shape[:2], M, -1)  # (N, S, M, C/M)
-        # places and weights in float32 at least: half precision would move the places by pixels
-        dtype = torch.promote_types(value.dtype, torch.float32)
-        offsets = self._offsets(query, reference_points.shape[-1], spatial_shapes).to(dtype).view(N, Q, M, L * P, 2)
-        weights = self.attention_weights(query).to(dtype).view(N, Q, M, L * P).softmax(-1).view(N, Q, M, L, P)
-        # Written out per point: rows of 2 numbers would make the sum as slow as the linear layer.
-        references = reference_points.repeat_interleave(P, dim=2)[:, :, None]  # (N, Q, 1, L * P, 2 or 4)
-        centres = references[..., :2]
-        if reference_points.shape[-1] == 4:
-            offsets = offsets * references[..., 2:]
-        locations = offsets.add_(centres).view(N, Q, M, L, P, 2)
-        return multi_scale_deformable_attention(value, spatial_shapes, locations, weights)
+        value = value.unflatten(-1, (self.num_heads, -1))  # (N, S, M, C/M)
+        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))  # (N, Q, M, L * P)
+        weights = weights.softmax(-1, dtype=torch.promote_types(weights.dtype, torch.float32))
+        return read_places(self.sampling_offsets, query, reference_points, value, spatial_shapes, weights)
 
-    def _offsets(
-        self, query: torch.Tensor, reference_size: int, spatial_shapes: list[tuple[int, int]]
-    ) -> torch.Tensor:
-        """
-        Learned offsets `(N, Q, M * L * P * 2)`: in pixels of each level for centres, in half boxes over P for boxes.
-        Their unit is multiplied into the weights, because a division of the result costs as much as the layer.
-        """
-        layer = self.sampling_offsets
-        if reference_size == 4:
-            scale = layer.weight.new_tensor(0.5 / self.num_points)
-        else:
-            unit = layer.weight.new_tensor([(1 / width, 1 / height) for height, width in spatial_shapes])  # (L, 2)
-            scale = unit[None, :, None].expand(self.num_heads, -1, self.num_points, -1).reshape(-1)
-        return linear(query, layer.weight * scale[..., None], layer.bias * scale)
+    def init_layer_weights(self) -> None:
+        init_sampling(self.sampling_offsets, self.num_heads, self.num_levels, self.num_points)
+        init.zeros_(self.attention_weights.weight)
+        init.zeros_(self.attention_weights.bias)
 
     def forward(self, query, reference_points, features, feature_mask, spatial_shapes) -> torch.Tensor:
         """[`~DeformableAttention.sample`] and the output projection: `(N, Q, C)`."""
         return self.output_proj(self.sample(query, reference_points, features, feature_mask, spatial_shapes))
+
+
+def read_places(
+    layer: nn.Linear,
+    query: torch.Tensor,
+    reference_points: torch.Tensor,
+    value: torch.Tensor,
+    spatial_shapes: list[tuple[int, int]],
+    weights: torch.Tensor,
+) -> torch.Tensor:
+    """
+    What every query reads at the places where it looks, summed with their weights.
+
+    Args:
+        layer: C to the offsets of the places, `M * L * P * 2` numbers.
+        query: `(N, Q, C)`.
+        reference_points: see [`sampling_locations`].
+        value: `(N, S, M, C/M)`.
+        spatial_shapes: `(height, width)` of every level.
+        weights: `(N, Q, M, L * P)` float32 or wider.
+
+    Returns:
+        `(N, Q, C)`.
+    """
+    locations = sampling_locations(layer, query, reference_points, spatial_shapes, value.shape[2])
+    return multi_scale_deformable_attention(value, spatial_shapes, locations, weights.reshape(locations.shape[:-1]))
+
+
+def sampling_locations(
+    layer: nn.Linear,
+    query: torch.Tensor,
+    reference_points: torch.Tensor,
+    spatial_shapes: list[tuple[int, int]],
+    num_heads: int,
+) -> torch.Tensor:
+    """
+    Where every query looks: learned offsets from its references, in pixels of each level from centres, in half boxes
+    over P from boxes.
+
+    Args:
+        layer: C to the offsets, `M * L * P * 2` numbers.
+        query: `(N, Q, C)`.
+        reference_points: `(N, Q, L, 2)` centres, or `(N, Q, L, 4)` boxes cx cy w h, as fractions of each level.
+        spatial_shapes: `(height, width)` of every level.
+        num_heads: M.
+
+    Returns:
+        `(N, Q, M, L, P, 2)` float32 or wider, as fractions of each level.
+    """
+    (N, Q), (L, size) = query.shape[:2], reference_points.shape[2:]
+    P = layer.out_features // (num_heads * L * 2)
+    # The unit is multiplied into the weights, because a division of the result costs as much as the layer.
+    if size == 4:
+        scale = layer.weight.new_tensor(0.5 / P)
+    else:
+        unit = layer.weight.new_tensor([(1 / width, 1 / height) for height, width in spatial_shapes])  # (L, 2)
+        scale = unit[None, :, None].expand(num_heads, -1, P, -1).reshape(-1)
+    offsets = linear(query, layer.weight * scale[..., None], layer.bias * scale)
+    offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32)).view(N, Q, num_heads, L * P, 2)
+    # Written out per point: rows of 2 numbers would make the sum as slow as the linear layer.
+    references = reference_points.repeat_interleave(P, dim=2)[:, :, None]  # (N, Q, 1, L * P, 2 or 4)
+    if size == 4:
+        offsets = offsets * references[..., 2:]
+    return offsets.add_(references[..., :2]).view(N, Q, num_heads, L, P, 2)
+
+
+def init_sampling(layer: nn.Linear, num_heads: int, num_levels: int, num_points: int) -> None:
+    """Offsets of head m start along direction m, 1 to P steps long."""
+    angles = torch.arange(num_heads, dtype=torch.float32) * (2 * math.pi / num_heads)
+    directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
+    directions = directions / directions.abs().amax(-1, keepdim=True)  # (M, 2)
+    steps = torch.arange(1, num_points + 1, dtype=torch.float32)
+    offsets = directions[:, None, None] * steps[:, None]  # (M, 1, P, 2)
+    init.zeros_(layer.weight)
+    init.copy_(layer.bias, offsets.expand(-1, num_levels, -1, -1).reshape(-1))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import initialization as init
 
 from .position_embedding import sine_position_embedding
 
@@ -54,6 +55,16 @@ class FeatureLevels(NamedTuple):
             spatial_shapes=shapes,
         )
 
+    def pixel_centres(self) -> torch.Tensor:
+        """Every pixel's own centre, as a fraction of every level: `(B, T, S, L, 2)` float32."""
+        points, ratios = [], self.valid_ratios
+        for level, (height, width) in enumerate(self.spatial_shapes):
+            y = (torch.arange(height, dtype=torch.float32, device=ratios.device) + 0.5) / height
+            x = (torch.arange(width, dtype=torch.float32, device=ratios.device) + 0.5) / width
+            grid = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1).flatten(0, 1)
+            points.append(grid / ratios[:, :, level, None])  # (B, T, H_l W_l, 2)
+        return torch.cat(points, dim=2)[:, :, :, None] * ratios[:, :, None]
+
 
 def level_maps(features: torch.Tensor, spatial_shapes: list[tuple[int, int]]) -> list[torch.Tensor]:
     """Features `(B, T, S, C)` of all levels to the map `(B * T, C, H_l, W_l)` of each."""
@@ -80,6 +91,11 @@ class InputProjection(nn.Module):
             for level, size in enumerate(inputs)
         )
         self.norms = nn.ModuleList(nn.GroupNorm(32, d_model) for _ in inputs)
+
+    def init_layer_weights(self) -> None:
+        for convolution in self.convolutions:
+            init.xavier_uniform_(convolution.weight)
+            init.zeros_(convolution.bias)
 
     def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
         """Maps `(N, C_l, H_l, W_l)` to L maps `(N, H_l, W_l, C)`."""

@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import initialization as init
 
 
 class SharedConv2d(nn.Conv2d):
@@ -17,6 +18,10 @@ class SharedConv2d(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, 3, padding=1)
+
+    def init_layer_weights(self) -> None:
+        init.kaiming_uniform_(self.weight, a=1)
+        init.zeros_(self.bias)
 
     def forward(self, x: torch.Tensor, maps: torch.Tensor | None = None) -> torch.Tensor:
         """
@@ -77,6 +82,11 @@ class FpnMaskHead(nn.Module):
         self.adapters = nn.ModuleList(
             nn.Conv2d(channels, width, 1) for channels, width in zip(skip_channels, widths[1:], strict=False)
         )
+
+    def init_layer_weights(self) -> None:
+        for adapter in self.adapters:
+            init.kaiming_uniform_(adapter.weight, a=1)
+            init.zeros_(adapter.bias)
 
     def forward(
         self, features: torch.Tensor, attention_maps: Sequence[torch.Tensor], skips: Sequence[torch.Tensor]

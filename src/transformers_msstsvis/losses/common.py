@@ -18,9 +18,35 @@ def sigmoid_focal_loss(logits: torch.Tensor, targets: torch.Tensor, alpha: float
     return (alpha * targets + (1 - alpha) * (1 - targets)) * miss**gamma * cross_entropy
 
 
+def focal_class_cost(logits: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
+    """Focal gain of calling a query by a class: `logits (..., K)`, `class_labels (n,)` to `(..., n)`."""
+    alpha, gamma = 0.25, 2.0
+    probability = logits.sigmoid()
+    negative = (1 - alpha) * probability**gamma * -(1 - probability + 1e-8).log()
+    positive = alpha * (1 - probability) ** gamma * -(probability + 1e-8).log()
+    return (positive - negative)[..., class_labels]
+
+
 def dice_loss(probability: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """1 - dice coefficient of every row, smoothed by one: `(N, P)` in `[0, 1]`, `(N, P)` in {0, 1} to `(N,)`."""
     return 1 - (2 * (probability * targets).sum(1) + 1) / (probability.sum(1) + targets.sum(1) + 1)
+
+
+def resized_mask_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Focal loss, mean over pixels, and dice loss, summed over rows: mask logits `(R, h, w)`, resized to targets
+    `(R, H, W)` in {0, 1}.
+    """
+    logits = F.interpolate(logits[:, None], size=targets.shape[-2:], mode="bilinear", align_corners=False).flatten(1)
+    targets, probability = targets.flatten(1), logits.sigmoid()
+    focal = sigmoid_focal_loss(logits, targets, alpha=0.25).mean(1)
+    return focal.sum(), dice_loss(probability, targets).sum()
+
+
+def frame_masks(target: dict[str, torch.Tensor], instance: torch.Tensor) -> torch.Tensor:
+    """Masks `(N, T, H, W)` float32 of instances `(N,)` of a video's labels, empty where an instance is absent."""
+    absent = ~target["valid"][instance].bool()
+    return target["masks"][instance].float().masked_fill(absent[..., None, None], 0.0)
 
 
 def generalized_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

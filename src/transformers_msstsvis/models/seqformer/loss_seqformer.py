@@ -15,21 +15,13 @@ from ...losses.common import (
     average_count,
     dice_loss,
     flatten_matches,
+    focal_class_cost,
     generalized_iou,
     loss_coefficients,
     sigmoid_focal_loss,
 )
 
 MASK_STRIDE = 4
-
-
-def focal_class_cost(logits: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
-    """Focal gain of calling a query by a class: logits `(Q, K)`, class_labels `(n,)` to `(Q, n)`."""
-    alpha, gamma = 0.25, 2.0
-    probability = logits.sigmoid()
-    negative = (1 - alpha) * probability**gamma * -(1 - probability + 1e-8).log()
-    positive = alpha * (1 - probability) ** gamma * -(probability + 1e-8).log()
-    return (positive - negative)[:, class_labels]
 
 
 def label_boxes(target: dict[str, torch.Tensor]) -> torch.Tensor:

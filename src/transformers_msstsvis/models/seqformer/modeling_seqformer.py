@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
@@ -20,6 +19,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ...layers.attention import VisAttention
 from ...layers.backbone import VisBackbone
+from ...layers.box_refinement import BoxHeads, refined_boxes
 from ...layers.deformable_attention import DeformableAttention
 from ...layers.feature_levels import FeatureLevels, InputProjection, level_maps
 from ...layers.feed_forward import MLP, FeedForward
@@ -100,12 +100,6 @@ class SeqFormerForVideoInstanceSegmentationOutput(VideoInstanceSegmentationOutpu
     """
 
     spatial_shapes: list | None = None
-
-
-def inverse_sigmoid(x: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
-    """Logit of `x`, both sides kept above `eps`."""
-    x = x.clamp(0, 1)
-    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
 class SeqFormerEncoderLayer(GradientCheckpointingLayer):
@@ -220,41 +214,16 @@ class SeqFormerPreTrainedModel(VisPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, DeformableAttention):
-            _init_deformable_attention(module)
-        elif isinstance(module, InputProjection):
-            for convolution in module.convolutions:
-                init.xavier_uniform_(convolution.weight)
-                init.zeros_(convolution.bias)
-        elif isinstance(module, MaskFeaturePyramid):
+        if isinstance(module, MaskFeaturePyramid):
             for convolution in (*module.fusions, *module.reductions):
                 init.kaiming_uniform_(convolution.weight, a=1)
                 init.zeros_(convolution.bias)
         elif isinstance(module, SeqFormerModel):
             init.normal_(module.level_embed)
             init.normal_(module.query_embed.weight)
-        elif isinstance(module, SeqFormerDecoder):
-            for index, box_head in enumerate(module.box_embed):
-                init.zeros_(box_head.layers[-1].weight)
-                bias = torch.zeros(4)
-                bias[2:] = -2.0 if index == 0 else 0.0  # first guesses are small boxes
-                init.copy_(box_head.layers[-1].bias, bias)
         elif isinstance(module, SeqFormerForVideoInstanceSegmentation):
             for class_head in module.class_embed:
                 init.constant_(class_head.bias, -math.log((1 - 0.01) / 0.01))  # focal prior: 1% of queries match
-
-
-def _init_deformable_attention(module: DeformableAttention) -> None:
-    """Offsets of head m start along direction m, 1 to P steps long, and all places weigh the same."""
-    angles = torch.arange(module.num_heads, dtype=torch.float32) * (2 * math.pi / module.num_heads)
-    directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
-    directions = directions / directions.abs().amax(-1, keepdim=True)  # (M, 2)
-    steps = torch.arange(1, module.num_points + 1, dtype=torch.float32)
-    offsets = directions[:, None, None] * steps[:, None]  # (M, 1, P, 2)
-    init.zeros_(module.sampling_offsets.weight)
-    init.copy_(module.sampling_offsets.bias, offsets.expand(-1, module.num_levels, -1, -1).reshape(-1))
-    init.zeros_(module.attention_weights.weight)
-    init.zeros_(module.attention_weights.bias)
 
 
 class SeqFormerEncoder(SeqFormerPreTrainedModel):
@@ -273,21 +242,10 @@ class SeqFormerEncoder(SeqFormerPreTrainedModel):
     def forward(self, levels: FeatureLevels, **kwargs: Unpack[TransformersKwargs]) -> BaseModelOutput:
         """The features of `levels` after all layers: `(B, T, S, C)`."""
         hidden_states = levels.features
-        reference_points = self.reference_points(levels.valid_ratios, levels.spatial_shapes)
+        reference_points = levels.pixel_centres()
         for layer in self.layers:
             hidden_states = layer(hidden_states, levels.positions, reference_points, levels)
         return BaseModelOutput(last_hidden_state=hidden_states)
-
-    @staticmethod
-    def reference_points(valid_ratios: torch.Tensor, spatial_shapes: list[tuple[int, int]]) -> torch.Tensor:
-        """Every pixel's own centre, as a fraction of every level: `(B, T, S, L, 2)` float32."""
-        points = []
-        for level, (height, width) in enumerate(spatial_shapes):
-            y = (torch.arange(height, dtype=torch.float32, device=valid_ratios.device) + 0.5) / height
-            x = (torch.arange(width, dtype=torch.float32, device=valid_ratios.device) + 0.5) / width
-            grid = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1).flatten(0, 1)
-            points.append(grid / valid_ratios[:, :, level, None])  # (B, T, H_l W_l, 2)
-        return torch.cat(points, dim=2)[:, :, :, None] * valid_ratios[:, :, None]
 
 
 class SeqFormerDecoder(SeqFormerPreTrainedModel):
@@ -302,9 +260,7 @@ class SeqFormerDecoder(SeqFormerPreTrainedModel):
     def __init__(self, config: SeqFormerConfig):
         super().__init__(config)
         self.layers = nn.ModuleList(self.layer_class(config) for _ in range(config.decoder_layers))
-        self.box_embed = nn.ModuleList(
-            MLP(config.d_model, config.d_model, 4, num_layers=3) for _ in range(config.decoder_layers)
-        )
+        self.box_embed = BoxHeads(config.d_model, config.decoder_layers)
         self.post_init()
 
     @merge_with_config_defaults
@@ -335,14 +291,10 @@ class SeqFormerDecoder(SeqFormerPreTrainedModel):
                 levels.features,
                 levels,
             )
-            delta = box_embed(box_queries).float()  # (B, T, Q, 4)
-            logits = inverse_sigmoid(reference_points)
-            if logits.shape[-1] == 2:
-                logits = F.pad(logits, (0, 2))
             instances.append(instance_queries)
             boxes_of.append(box_queries)
             references.append(reference_points)
-            boxes.append((delta + logits).sigmoid())
+            boxes.append(refined_boxes(reference_points, box_embed(box_queries)))  # (B, T, Q, 4)
             reference_points = boxes[-1].detach()
         return SeqFormerDecoderOutput(
             last_hidden_state=instance_queries,

@@ -17,6 +17,12 @@ BACKBONE_LAYERS = ("depths", "num_hidden_layers", "num_layers")
 BACKBONE_WIDTHS = ("hidden_sizes", "embedding_size", "embed_dim", "hidden_size", "intermediate_size")
 
 
+def resnet_of_stages(*stages: int) -> dict[str, SubConfigSpec]:
+    """`sub_configs_defaults` with a ResNet-50 that returns the feature maps of these stages, 1 to 4."""
+    out_features = {"out_features": [f"stage{stage}" for stage in stages]}
+    return {"backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="resnet", init_kwargs=out_features)}
+
+
 @strict
 class VisConfig(PreTrainedConfig):
     """
@@ -39,6 +45,7 @@ class VisConfig(PreTrainedConfig):
             Frames of a clip, for a model that knows no other number; None for one that takes any.
 
     Attributes:
+        default_num_labels: how many there are unless they are told, where transformers' two are not meant.
         ranges: smallest and largest value by argument, beyond any model that was ever trained: a larger one is a
             mistake, and would be built for hours.
 
@@ -47,14 +54,9 @@ class VisConfig(PreTrainedConfig):
             models of transformers, such as `backbone`.
     """
 
-    sub_configs_defaults = {
-        "backbone_config": SubConfigSpec(
-            config_class=AutoConfig,
-            model_type="resnet",
-            init_kwargs={"out_features": ["stage2", "stage3", "stage4"]},
-        )
-    }
+    sub_configs_defaults = resnet_of_stages(2, 3, 4)
     keys_to_ignore_at_inference = ["loss_dict", "auxiliary_outputs", "last_hidden_state", "encoder_last_hidden_state"]
+    default_num_labels: ClassVar[int | None] = None
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"num_labels": (1, 1_000_000)}
 
     backbone_config: dict | PreTrainedConfig | None = None
@@ -74,6 +76,8 @@ class VisConfig(PreTrainedConfig):
         for name in kwargs.keys() - self.attribute_map.keys():
             if meant := get_close_matches(name, known, n=1, cutoff=0.85):
                 logger.warning(f"{name} is no argument of {type(self).__name__}, without effect: {meant[0]} is meant?")
+        if self.default_num_labels and self.id2label is None and kwargs.get("num_labels") is None:
+            kwargs["num_labels"] = self.default_num_labels
         if getattr(self, "architectures", None) is None:
             self.architectures = []  # the Auto classes choose between head and base model by it
         if isinstance(self.backbone_config, dict) and self.backbone_config.get("model_type") not in CONFIG_MAPPING:
@@ -82,6 +86,13 @@ class VisConfig(PreTrainedConfig):
                 'transformers knows, such as "resnet", "swin" or "timm_backbone"'
             )
         super().__post_init__(**kwargs)
+
+    def to_diff_dict(self) -> dict:
+        """What is written to a file; names of two classes too, where two are not the default."""
+        if self.default_num_labels is None:
+            return super().to_diff_dict()
+        names = {name: value for name, value in self.to_dict().items() if name in ("id2label", "label2id")}
+        return {**super().to_diff_dict(), **names}
 
     def validate_architecture(self) -> None:
         """Check that values are in range; run at construction and at every save."""

@@ -134,6 +134,54 @@ class VisPreTrainedModel(PreTrainedModel):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
+        elif hasattr(module, "init_layer_weights"):
+            module.init_layer_weights()
+
+
+def clip_of_frames(real: torch.Tensor, num_frames: int, mirrored: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    A clip of T = `num_frames` frames from the real ones of a video. If they are too few, they are repeated from the
+    start, or `mirrored`: forward and backward in turns (0 1 2 3 2 1 0 ...).
+
+    Args:
+        real: `(B, F)` bool, True = real frame. A video without any counts as real.
+        num_frames: T.
+        mirrored: see above.
+
+    Returns:
+        `(B, T)` the frame of the video of every frame of the clip, and `(B, F)` where the clip has the video's frames.
+
+    Raises:
+        ValueError: when a video has more real frames than the clip.
+    """
+    real = real | ~real.any(1, keepdim=True)
+    length = real.sum(1, keepdim=True)
+    if real.shape[1] > num_frames and (longest := int(length.max())) > num_frames:
+        raise ValueError(
+            f"pixel_values_videos has {longest} frames and the model knows {num_frames}; expected at most as many: a "
+            "longer video is cut, and the results joined, by the streaming predictor of "
+            'pipeline("video-instance-segmentation")'
+        )
+    in_order = (~real).long().argsort(dim=1, stable=True)  # real frames first
+    place = torch.arange(num_frames, device=real.device)
+    turn = (2 * length - 2).clamp(min=1)
+    place = torch.minimum(place % turn, turn - place % turn) if mirrored else place % length
+    frames = in_order.gather(1, place)
+    return frames, (real.cumsum(1) - 1).clamp(min=0)
+
+
+def take(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Entries of the second axis, video by video: `x (B, T, ...)`, `index (B, F)` to `(B, F, ...)`."""
+    return x[torch.arange(len(x), device=x.device)[:, None], index]
+
+
+def mean_log_odds(probability: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """
+    Log-odds of the classes of a video, whose probabilities are the means over its real frames.
+    `probability (B, F, Q, K)`, `real (B, F)` to `(B, Q, K)`.
+    """
+    mean = (probability * real[..., None, None]).sum(1) / real.sum(1).clamp(min=1)[:, None, None]
+    return torch.logit(mean, eps=1e-7)
 
 
 def best_queries(logits: torch.Tensor, mask_top_k: int | None) -> torch.Tensor | None:

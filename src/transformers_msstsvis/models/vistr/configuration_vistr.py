@@ -1,10 +1,8 @@
 """VisTR model configuration."""
 
 from huggingface_hub.dataclasses import strict
-from transformers.configuration_utils import SubConfigSpec
-from transformers.models.auto import AutoConfig
 
-from ..vis.configuration_vis import VisConfig
+from ..vis.configuration_vis import VisConfig, resnet_of_stages
 
 
 @strict
@@ -70,13 +68,8 @@ class VistrConfig(VisConfig):
     """
 
     model_type = "vistr"
-    sub_configs_defaults = {
-        "backbone_config": SubConfigSpec(
-            config_class=AutoConfig,
-            model_type="resnet",
-            init_kwargs={"out_features": ["stage1", "stage2", "stage3", "stage4"]},
-        )
-    }
+    default_num_labels = 41
+    sub_configs_defaults = resnet_of_stages(1, 2, 3, 4)
     attribute_map = {
         "hidden_size": "d_model",
         "num_attention_heads": "encoder_attention_heads",
@@ -126,16 +119,6 @@ class VistrConfig(VisConfig):
     dice_loss_coefficient: float | int = 1.0
     eos_coefficient: float | int = 0.1
     is_encoder_decoder: bool = True
-
-    def __post_init__(self, **kwargs):
-        if self.id2label is None and kwargs.get("num_labels") is None:
-            kwargs["num_labels"] = 41
-        super().__post_init__(**kwargs)
-
-    def to_diff_dict(self) -> dict:
-        """What is written to a file; names of two classes too, which transformers takes for the default."""
-        names = {name: value for name, value in self.to_dict().items() if name in ("id2label", "label2id")}
-        return {**super().to_diff_dict(), **names}
 
     def validate_architecture(self) -> None:
         """Check that widths, heads and counts fit together; run at construction and at every save."""

@@ -11,10 +11,10 @@ from ...losses.common import (
     Matches,
     assign,
     average_count,
-    dice_loss,
     flatten_matches,
+    frame_masks,
     loss_coefficients,
-    sigmoid_focal_loss,
+    resized_mask_losses,
     smoothed_ious,
 )
 
@@ -27,12 +27,6 @@ def frame_targets(target: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.
     absent = ~target["valid"].bool()
     classes = target["class_labels"][:, None].expand_as(absent)
     return classes.masked_fill(absent, 0), target["boxes"].float().masked_fill(absent[..., None], 0.0)
-
-
-def frame_masks(target: dict[str, torch.Tensor], instance: torch.Tensor) -> torch.Tensor:
-    """Masks `(N, T, H, W)` float32 of instances `(N,)` of a video's labels, empty where an instance is absent."""
-    absent = ~target["valid"][instance].bool()
-    return target["masks"][instance].float().masked_fill(absent[..., None, None], 0.0)
 
 
 @torch.no_grad()
@@ -100,17 +94,6 @@ def class_loss(logits: torch.Tensor, targets: torch.Tensor, real: torch.Tensor, 
     weight[-1] = eos_coefficient
     logits, targets = logits[real].flatten(0, 1), targets[real].flatten()
     return F.cross_entropy(logits, targets, weight, reduction="sum") / weight[targets].sum().clamp(min=1e-6)
-
-
-def mask_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    Focal loss, mean over pixels, and dice loss, summed over rows: mask logits `(R, h, w)`, resized to targets
-    `(R, H, W)` in {0, 1}.
-    """
-    logits = F.interpolate(logits[:, None], size=targets.shape[-2:], mode="bilinear", align_corners=False).flatten(1)
-    targets, probability = targets.flatten(1), logits.sigmoid()
-    focal = sigmoid_focal_loss(logits, targets, alpha=0.25).mean(1)
-    return focal.sum(), dice_loss(probability, targets).sum()
 
 
 def video_instance_segmentation_loss(
@@ -190,7 +173,7 @@ def layer_losses(
     }
     if masks is not None:
         wanted_masks = torch.cat([frame_masks(*row) for row in rows])[supervised]
-        losses["loss_mask"], losses["loss_dice"] = mask_losses(masks[supervised].float(), wanted_masks)
+        losses["loss_mask"], losses["loss_dice"] = resized_mask_losses(masks[supervised].float(), wanted_masks)
         # Heads without a match stay in the graph, which distributed training needs.
         losses["loss_mask"] = losses["loss_mask"] + 0.0 * masks.sum()
     return losses, class_errors(logits, classes[supervised], (video, query), supervised, labels, real)

@@ -33,8 +33,11 @@ from ..vis.modeling_vis import (
     VisPreTrainedModel,
     best_queries,
     check_video,
+    clip_of_frames,
     frame_sizes_of,
     in_frame_chunks,
+    mean_log_odds,
+    take,
 )
 from .configuration_vistr import VistrConfig
 from .loss_vistr import match_instances
@@ -114,37 +117,6 @@ def video_position_embedding(mask: torch.Tensor, channels: int) -> torch.Tensor:
     return torch.cat(embeddings, dim=-1)
 
 
-def clip_of_frames(real: torch.Tensor, num_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    A clip of T = `num_frames` frames from the real ones of a video, repeated from the start if they are too few.
-
-    Args:
-        real: `(B, F)` bool, True = real frame. A video without any counts as real.
-
-    Returns:
-        `(B, T)` the frame of the video of every frame of the clip, and `(B, F)` where the clip has the video's frames.
-
-    Raises:
-        ValueError: when a video has more real frames than the clip.
-    """
-    real = real | ~real.any(1, keepdim=True)
-    length = real.sum(1, keepdim=True)
-    if real.shape[1] > num_frames and (longest := int(length.max())) > num_frames:
-        raise ValueError(
-            f"pixel_values_videos has {longest} frames and the model knows {num_frames}; expected at most as many: a "
-            "longer video is cut, and the results joined, by the streaming predictor of "
-            'pipeline("video-instance-segmentation")'
-        )
-    in_order = (~real).long().argsort(dim=1, stable=True)  # real frames first
-    frames = in_order.gather(1, torch.arange(num_frames, device=real.device) % length)
-    return frames, (real.cumsum(1) - 1).clamp(min=0)
-
-
-def take(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Entries of the second axis, video by video: `x (B, T, ...)`, `index (B, F)` to `(B, F, ...)`."""
-    return x[torch.arange(len(x), device=x.device)[:, None], index]
-
-
 class VistrEncoderLayer(GradientCheckpointingLayer):
     """Self-attention over all places of all frames, then a feed-forward network."""
 
@@ -222,15 +194,10 @@ class VistrPreTrainedModel(VisPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, FpnMaskHead | VistrInstanceHead):
-            for part in module.modules():
-                if isinstance(part, nn.Conv2d | nn.Conv3d | DeformableConv2d):
-                    init.kaiming_uniform_(part.weight, a=1)
-                    if getattr(part, "bias", None) is not None:
-                        init.zeros_(part.bias)
-            for part in module.modules():
-                if isinstance(part, DeformableConv2d):
-                    init.zeros_(part.offsets.weight)
+        if isinstance(module, VistrInstanceHead):
+            for part in (*module.convolutions, module.output):
+                init.kaiming_uniform_(part.weight, a=1)
+                init.zeros_(part.bias)
         elif isinstance(module, VistrModel):
             init.normal_(module.query_embed.weight)
             init.xavier_uniform_(module.input_projection.weight)
@@ -444,7 +411,8 @@ class VistrForVideoInstanceSegmentation(VistrPreTrainedModel):
             states = take(states, outputs.places)  # (B, F, Q, C)
             frame_logits = self.class_embed(states)
             boxes = self.box_embed(states).float().sigmoid().transpose(1, 2)
-            logits = video_logits(frame_logits, outputs.frame_sizes[..., 0] > 0)
+            probability = frame_logits.softmax(-1, dtype=torch.promote_types(frame_logits.dtype, torch.float32))
+            logits = mean_log_odds(probability[..., :-1], outputs.frame_sizes[..., 0] > 0)
             layers.append({"frame_logits": frame_logits, "logits": logits, "pred_boxes": boxes})
         return layers
 
@@ -497,17 +465,6 @@ class VistrForVideoInstanceSegmentation(VistrPreTrainedModel):
         )
         in_training = {"matches": matches[-1], "matched_masks": masks} if self.training else {}
         return {"loss": loss, "loss_dict": loss_dict, **in_training}
-
-
-def video_logits(frame_logits: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """
-    Log-odds of the classes of a video, whose probabilities are the means over its real frames.
-    `frame_logits (B, F, Q, K + 1)`, `real (B, F)` to `(B, Q, K)` of float32 or wider.
-    """
-    wide = torch.promote_types(frame_logits.dtype, torch.float32)
-    probability = frame_logits.softmax(-1, dtype=wide)[..., :-1] * real[..., None, None]
-    probability = probability.sum(1) / real.sum(1).clamp(min=1)[:, None, None]
-    return torch.logit(probability, eps=1e-7)
 
 
 __all__ = ["VistrForVideoInstanceSegmentation", "VistrModel", "VistrPreTrainedModel"]
