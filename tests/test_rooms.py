@@ -9,7 +9,7 @@ import pytest
 
 import transformers_msstsvis
 from transformers_msstsvis.conversion import SYSTEMS
-from transformers_msstsvis.models.auto import MODELS
+from transformers_msstsvis.models.auto import MODELS, PARTS
 
 PACKAGE = Path(transformers_msstsvis.__file__).parent
 GROUND = {"extras", "files", "checkpoint_files", "startup"}
@@ -130,7 +130,8 @@ def test_the_rules_are_no_circle():
 @pytest.mark.parametrize("model", sorted(MODELS))
 def test_a_model_is_named_in_its_own_rooms_only(model):
     """Beside its folder, its key map and what stands on it, only the tables and the benchmarks know it."""
-    words = re.compile(rf"{MODELS[model]}[A-Z]\w*|.*\bmodels\.{model}\b.*")
+    classes = "|".join(MODELS[model] + ending for endings in PARTS.values() for ending in endings)
+    words = re.compile(rf"{classes}|.*\bmodels\.{model}\b.*")
     told = []
     for name, path in MODULES.items():
         if room(name) in ("models", "conversion", "benchmarks"):

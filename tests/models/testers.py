@@ -24,6 +24,7 @@ class Tester:
         mask_size: rows or columns of the masks of a frame with so many pixels.
         hidden_axes: those of `last_hidden_state`: sizes by letter.
         no_object: 1 if every frame has a logit more, of no object; 0 if not; None for models without frame logits.
+        seed: of random weights with which masks have pixels, and are not everything.
         published_size: height and width of a 720x1280 frame as the published test has it.
         no_gradient: pattern of parameters that get no gradient -> the reason.
         exempt: name of a common test that the model can't pass -> the reason.
@@ -35,6 +36,7 @@ class Tester:
     mask_size: Callable[[int], int]
     hidden_axes: str = "BQC"
     no_object: int | None = None
+    seed: int = 0
     published_size: tuple[int, int] = (360, 640)
     no_gradient: dict[str, str] = field(default_factory=dict)
     exempt: dict[str, str] = field(default_factory=dict)
@@ -60,6 +62,7 @@ TESTERS = {
         mask_size=lambda side: -(-side // 4),
         hidden_axes="BQTC",
         no_object=1,
+        seed=1,
         published_size=(300, 533),
         no_gradient={
             r".*k_proj\.bias": "it shifts all scores of a query alike, to which softmax is blind",
@@ -108,9 +111,10 @@ def labels(n, T, num_labels=3, seed=0, h=H, w=W):
     }
 
 
-def model_of(name: str, seed: int = 0, **changes) -> PreTrainedModel:
+def model_of(name: str, seed: int | None = None, **changes) -> PreTrainedModel:
     """A model of a row, of random weights that all matter."""
-    return random_model(class_of(name, "ForVideoInstanceSegmentation"), TESTERS[name].config(**changes), seed)
+    model_class, tester = class_of(name, "ForVideoInstanceSegmentation"), TESTERS[name]
+    return random_model(model_class, tester.config(**changes), tester.seed if seed is None else seed)
 
 
 def skip_exempt(name: str, test: str) -> None:
