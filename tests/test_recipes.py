@@ -35,7 +35,7 @@ def read(path: Path) -> dict:
 def test_all_recipes_are_there():
     names = {path.stem for path in RECIPES}
     others = {"coco-images-r50", "coco-clips-r50", "ovis-r50", "own-data-small", "synthetic-cpu"}
-    others |= {"ytvis2019-vistr-r50", "synthetic-cpu-vistr"}
+    others |= {"ytvis2019-vistr-r50", "synthetic-cpu-vistr", "ytvis2019-devis-r50", "synthetic-cpu-devis"}
     assert names >= {*PUBLISHED, *others, *(f"synthetic-cpu-{stage}" for stage in range(1, 5))}
 
 
@@ -60,7 +60,7 @@ def test_nested_settings_are_valid(path):
     settings = dict(recipe.get("model_config", {}))
     config = AutoConfig.for_model(settings.pop("model_type", "msstsvis"), **settings)
     assert all(hasattr(config, name) for name in settings)
-    assert len(config.backbone_config.out_features) == (4 if config.model_type == "vistr" else 3)
+    assert len(config.backbone_config.out_features) == (4 if config.model_type in ("vistr", "devis") else 3)
     assert recipe.get("num_frames") in (None, getattr(config, "num_frames", None) or recipe.get("num_frames"))
     ClipAugmentation.from_dict(recipe.get("augmentation", {}))
     assert recipe.get("sampling", "window") in SAMPLINGS
@@ -82,6 +82,15 @@ def test_published_values_of_vistr(tmp_path):
     assert (training.learning_rate, training.weight_decay, training.max_grad_norm) == (1e-4, 1e-4, 0.1)
     assert (training.num_train_epochs, arguments.lr_drops) == (18, ["12/18"])
     assert arguments.init_from == "facebook/detr-resnet-50"
+
+
+def test_published_values_of_devis(tmp_path):
+    arguments, training = parse("--config", str(CONFIGS / "ytvis2019-devis-r50.yaml"), folder=tmp_path)
+    assert (arguments.num_frames, arguments.sampling) == (6, "sliding")
+    assert (arguments.backbone_lr_scale, arguments.sampling_lr_scale) == (0.1, 0.1)
+    assert (training.learning_rate, training.weight_decay, training.max_grad_norm) == (1e-4, 1e-4, 0.1)
+    assert (training.num_train_epochs, arguments.lr_drops) == (9, ["3/9", "7/9"])
+    assert arguments.init_from == "SenseTime/deformable-detr-with-box-refine"
 
 
 def test_classes_of_the_joint_training():

@@ -15,10 +15,12 @@ from transformers_msstsvis.data.clips import VideoClips
 from transformers_msstsvis.data.collator import ClipCollator
 from transformers_msstsvis.data.pseudo_clips import COCO_TO_YTVIS_2019
 from transformers_msstsvis.data.sampling import (
+    SAMPLINGS,
     EpochCallback,
     JointClips,
     consecutive_frames,
     published_frames,
+    sliding_frames,
     strided_frames,
     window_frames,
     wrapped_frames,
@@ -47,6 +49,24 @@ def test_wrapped_frames_end_at_theirs_and_go_round(length, num_frames):
     for last in every:
         published = [every[last - (num_frames - 1 - place) % length] for place in range(num_frames)]
         assert wrapped_frames(length, num_frames, last).tolist() == published
+
+
+@pytest.mark.parametrize(
+    ("length", "first", "expected"),
+    [
+        (9, 3, [3, 4, 5, 6, 7, 8]),
+        (6, 0, [0, 1, 2, 3, 4, 5]),
+        (4, 0, [0, 1, 2, 3, 2, 1]),
+        (2, 0, [0, 1] * 3),
+        (1, 0, [0] * 6),
+    ],
+)
+def test_sliding_frames_are_consecutive_and_turn_at_the_ends_of_short_videos(length, first, expected):
+    assert sliding_frames(length, 6, first).tolist() == expected
+
+
+def test_every_whole_clip_is_drawn_once_in_an_epoch():
+    assert SAMPLINGS["sliding"].indices(np.array([9, 6, 4, 0]), 6).tolist() == [4, 1, 1, 0]
 
 
 def test_window_frames_of_earlier_recipes():

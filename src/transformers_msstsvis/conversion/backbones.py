@@ -91,6 +91,14 @@ def backbone_rules(model: PreTrainedModel, prefix: str) -> list[tuple[str, str]]
     return _swin_rules(prefix, ours)
 
 
+def detector_backbone_rules(model: PreTrainedModel, detector: PreTrainedModel) -> list[tuple[str, str]]:
+    """Rules of a [`KeyMap`] from the backbone of a detector of transformers, native or timm's, to that of `model`."""
+    prefix = r"model\.backbone\.model\."
+    if detector.config.backbone_config.model_type == "timm_backbone":
+        return backbone_rules(model, prefix)
+    return [(rf"({prefix}.*)", r"\1")]
+
+
 def _swin_rules(prefix: str, ours: str) -> list[tuple[str, str]]:
     stage, new_stage = prefix + r"layers\.(\d+)\.", ours + r"swin.encoder.layers.\1."
     block, new_block = stage + r"blocks\.(\d+)\.", new_stage + r"blocks.\2."

@@ -3,10 +3,9 @@
 from transformers import DetrForObjectDetection, PreTrainedModel
 
 from ..checkpoint_files import told_in_words
-from .backbones import backbone_rules
-from .key_map import ConversionReport, KeyMap, rename
+from .backbones import detector_backbone_rules
+from .key_map import ConversionReport, KeyMap, check_heads, load_what_fits
 
-_BACKBONE = r"model\.backbone\.model\."
 _ENCODER, _OUR_ENCODER = r"model\.encoder\.layers\.(\d+)\.", r"model.encoder.layers.\1."
 _DECODER, _OUR_DECODER = r"model\.decoder\.layers\.(\d+)\.", r"model.decoder.layers.\1."
 
@@ -58,34 +57,10 @@ def initialize(model: PreTrainedModel, detr: str | PreTrainedModel) -> Conversio
     if isinstance(detr, str):
         with told_in_words(detr):
             detr = DetrForObjectDetection.from_pretrained(detr)
-    for part in ("encoder_attention_heads", "decoder_attention_heads"):
-        ours, theirs = getattr(model.config, part), getattr(detr.config, part)
-        if model.config.d_model == detr.config.d_model and ours != theirs:
-            raise ValueError(
-                f"{part} is {ours} and that of the DETR {theirs}; expected the same: set it in the config"
-            )
-    backbone = [(rf"({_BACKBONE}.*)", r"\1")]
-    if detr.config.backbone_config.model_type == "timm_backbone":
-        backbone = backbone_rules(model, _BACKBONE)
-    key_map = KeyMap(build=type(model), rules=lambda _: [*_RULES, *backbone], drop=_DROP)
-    renamed, report = rename(detr.state_dict(), key_map, model, "detr")
-    expected = model.state_dict()
-    module_of = {name: name.rpartition(".")[0] for name in renamed}
-    unfit = {
-        module_of[name]
-        for name, value in renamed.items()
-        if name not in expected or expected[name].shape != value.shape
-    }
-    fitting = {name: value for name, value in renamed.items() if module_of[name] not in unfit}
-    for published, name in zip(list(report.used), renamed, strict=True):
-        if name not in fitting:
-            report.used.remove(published)
-            report.dropped[published] = "the model has no such module of this shape"
-    if not fitting:
-        raise ValueError("the model has no weight of the shapes of the DETR; expected its backbone and widths")
-    report.missing = [name for name in expected if name not in fitting and not name.endswith("num_batches_tracked")]
-    model.load_state_dict(fitting, strict=False)
-    return report
+    check_heads(model, detr)
+    rules = [*_RULES, *detector_backbone_rules(model, detr)]
+    key_map = KeyMap(build=type(model), rules=lambda _: rules, drop=_DROP)
+    return load_what_fits(model, detr.state_dict(), key_map, "detr")
 
 
 __all__ = ["initialize"]

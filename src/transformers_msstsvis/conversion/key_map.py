@@ -91,3 +91,50 @@ def rename(published: dict, key_map: KeyMap, model: PreTrainedModel, system: str
             f"published {system} checkpoint"
         )
     return converted, report
+
+
+def check_heads(model: PreTrainedModel, detector: PreTrainedModel) -> None:
+    """
+    Raises:
+        ValueError: when attention of a model and a detector of equal width is split into different numbers of heads.
+    """
+    for part in ("encoder_attention_heads", "decoder_attention_heads"):
+        ours, theirs = getattr(model.config, part), getattr(detector.config, part)
+        if model.config.d_model == detector.config.d_model and ours != theirs:
+            kind = {"detr": "DETR", "deformable_detr": "Deformable DETR"}[detector.config.model_type]
+            raise ValueError(
+                f"{part} is {ours} and that of the {kind} {theirs}; expected the same: set it in the config"
+            )
+
+
+def load_what_fits(model: PreTrainedModel, weights: dict, key_map: KeyMap, system: str) -> ConversionReport:
+    """
+    Load the weights of another architecture, module by module where all shapes agree; the rest stays as it is.
+
+    Args:
+        model: changed in place.
+        weights: by the names of the other architecture.
+        key_map: from these to ours.
+        system: what they are from, for messages.
+
+    Raises:
+        ValueError: for keys that the map does not know, or when nothing fits.
+    """
+    renamed, report = rename(weights, key_map, model, system)
+    expected = model.state_dict()
+    module_of = {name: name.rpartition(".")[0] for name in renamed}
+    unfit = {
+        module_of[name]
+        for name, value in renamed.items()
+        if name not in expected or expected[name].shape != value.shape
+    }
+    fitting = {name: value for name, value in renamed.items() if module_of[name] not in unfit}
+    for published, name in zip(list(report.used), renamed, strict=True):
+        if name not in fitting:
+            report.used.remove(published)
+            report.dropped[published] = "the model has no such module of this shape"
+    if not fitting:
+        raise ValueError("the model has no weight of the shapes of the DETR; expected its backbone and widths")
+    report.missing = [name for name in expected if name not in fitting and not name.endswith("num_batches_tracked")]
+    model.load_state_dict(fitting, strict=False)
+    return report

@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 from ..models.seqformer.configuration_seqformer import SeqFormerConfig
 from ..models.seqformer.modeling_seqformer import SeqFormerForVideoInstanceSegmentation
 from .backbones import backbone_rules, infer_backbone
-from .deformable_detr import drop_rules, infer_transformer, transformer_rules
+from .deformable_transformer import drop_rules, infer_transformer, transformer_rules
 from .key_map import KeyMap, with_class_names
 
 _PREFIX = r"detr\."

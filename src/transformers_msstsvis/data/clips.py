@@ -82,6 +82,8 @@ class VideoClips(Clips):
             frame, near ones and others ([`published_frames`]).
             `"strided"`: an index is a video; frames at equal distance.
             `"wrapped"`: an index is a frame, at which the clip ends, as published for VisTR ([`wrapped_frames`]).
+            `"sliding"`: an index is a frame at which a whole clip can begin, as published for DeVIS
+            ([`sliding_frames`]).
             `"consecutive"`: for evaluation, with `flip=False`; an index is one of the windows of T frames that cover a
             video, every frame once. The last window of a video may be shorter.
         stride: frames from one frame of a `"strided"` clip to the next.

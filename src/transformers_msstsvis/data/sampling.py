@@ -78,6 +78,19 @@ def wrapped_frames(length: int, num_frames: int, last_frame: int) -> np.ndarray:
     return (last_frame + 1 - num_frames + np.arange(num_frames)) % length
 
 
+def sliding_frames(length: int, num_frames: int, first_frame: int) -> np.ndarray:
+    """
+    Frames `(T,)` from a first one on, as in the training code of DeVIS: videos shorter than the clip run forward and
+    backward in turns.
+    """
+    place = (first_frame + np.arange(num_frames)) % max(2 * length - 2, 1)
+    return (
+        np.minimum(place, max(2 * length - 2, 1) - place)
+        if length < num_frames
+        else first_frame + np.arange(num_frames)
+    )
+
+
 class Sampling(NamedTuple):
     """
     A way to draw the frames of clips.
@@ -103,10 +116,15 @@ def _windows(lengths: np.ndarray, num_frames: int) -> np.ndarray:
     return -(-lengths // num_frames)
 
 
+def _starts(lengths: np.ndarray, num_frames: int) -> np.ndarray:
+    return np.minimum(np.maximum(lengths - num_frames + 1, 1), lengths)
+
+
 SAMPLINGS = {
     "window": Sampling(_one, lambda L, T, position, stride, rng: window_frames(L, T, rng)),
     "published": Sampling(_one_per_frame, lambda L, T, position, stride, rng: published_frames(L, T, position, rng)),
     "strided": Sampling(_one, lambda L, T, position, stride, rng: strided_frames(L, T, stride, rng)),
+    "sliding": Sampling(_starts, lambda L, T, position, stride, rng: sliding_frames(L, T, position)),
     "wrapped": Sampling(_one_per_frame, lambda L, T, position, stride, rng: wrapped_frames(L, T, position)),
     "consecutive": Sampling(_windows, lambda L, T, position, stride, rng: consecutive_frames(L, T, position)),
 }

@@ -51,7 +51,8 @@ class Arguments:
         default=None,
         metadata={
             "help": "Image detector of transformers to start from, by Hub name or folder, as far as its weights fit: "
-            "a DETR, such as facebook/detr-resnet-50, for VisTR."
+            "a DETR, such as facebook/detr-resnet-50, for VisTR; a Deformable DETR, such as "
+            "SenseTime/deformable-detr-with-box-refine, for DeVIS."
         },
     )
     num_frames: int | None = field(
@@ -63,7 +64,7 @@ class Arguments:
     )
     sampling: str = field(
         default="window",
-        metadata={"help": "How frames are drawn: window, published, strided, wrapped or consecutive."},
+        metadata={"help": "How frames are drawn: window, published, strided, wrapped, sliding or consecutive."},
     )
     stride: int = field(default=1, metadata={"help": "Frames from one frame of a clip to the next, with strided."})
     augmentation: str | None = field(
