@@ -146,7 +146,7 @@ def test_models_and_long_videos():
 
 
 def test_trackers_on_long_videos():
-    sizes = {"videos": 1, "min_frames": 9, "max_frames": 9, "clip_frames": 4, "clip_stride": 3, "seed": 1}
+    sizes = {"videos": 1, "min_frames": 5, "max_frames": 5, "clip_frames": 4, "clip_stride": 3, "seed": 1}
     content = tracking.run(argparse.Namespace(**sizes, model=SAMPLE_MODEL))
     for kind in ("occlusion", "look-alikes"):
         assert set(content[kind]) == {"iou", "devis"}

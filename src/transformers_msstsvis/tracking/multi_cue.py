@@ -15,6 +15,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
+from ..results.candidates import check_count
 from ..results.rle import RLE
 from ..results.video_instances import VideoInstances
 from .clip_tracks import ClipTracks
@@ -94,8 +95,7 @@ class MultiCueStitcher:
         min_detections: int = 1,
     ):
         for name, count in (("num_frames", num_frames), ("stride", stride), ("min_detections", min_detections)):
-            if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
-                raise ValueError(f"{name} is {count!r}; expected at least 1, and a whole number")
+            check_count(name, count)
         if stride >= num_frames:
             raise ValueError(
                 f"stride is {stride} with clips of {num_frames} frames; expected a smaller one, or longer clips: they "
