@@ -250,10 +250,9 @@ class MultiCueStitcher:
             masks, rows = self._soft_masks([frames[frame].logits for frames in seen])
             others, _ = self._soft_masks(list(clip.logits[:, first + frame]))
             common = masks @ others.T
-            areas, other_areas = masks.sum(1, dtype=torch.float64), others.sum(1, dtype=torch.float64)
-            total = areas[:, None] + other_areas - common
+            total = masks.sum(1)[:, None] + others.sum(1) - common
             intersection.append(common.double().numpy()[np.ix_(rows, clip.rows)])
-            union.append(total.numpy()[np.ix_(rows, clip.rows)])
+            union.append(total.double().numpy()[np.ix_(rows, clip.rows)])
         if self.frame_average_iou:
             return np.mean([i / np.maximum(u, 1e-6) for i, u in zip(intersection, union, strict=True)], axis=0)
         return sum(intersection) / np.maximum(sum(union), 1e-6)
