@@ -17,8 +17,9 @@ from transformers.pipelines.pt_utils import PipelineChunkIterator, PipelineItera
 from transformers.utils import logging
 
 from .models.auto import AutoModelForVideoInstanceSegmentation
-from .models.vis.post_processing_vis import BOXES, check_count
+from .models.vis.post_processing_vis import BOXES
 from .models.vis.video_processing_vis import pad_videos
+from .results.candidates import check_count
 from .results.video_instances import VideoInstances
 from .tracking.clip_tracks import clip_tracks
 from .tracking.clips import ClipJoiner, split_clips

@@ -86,6 +86,24 @@ def whole(checkpoint, annotations, tmp_path_factory) -> bytes:
     return output.read_bytes()
 
 
+def test_trackers(checkpoint, annotations, whole, tmp_path):
+    output = tmp_path / "results.json"
+    assert run(checkpoint, annotations, "--output", output, "--tracker", "iou") == 0
+    assert output.read_bytes() == whole
+    arguments = {"output": output, "max_frames": 2, "device": "cpu"}
+    found = {}
+    for tracker in ("iou", "devis"):
+        assert evaluate_model(annotations, checkpoint, tracker=tracker, **arguments)["AP"] >= 0
+        found[tracker] = json.loads(output.read_text())
+    assert found["iou"] != found["devis"]
+    with pytest.raises(ValueError, match="tracker is 'sort'; expected 'iou' or 'devis'"):
+        evaluate_model(annotations, checkpoint, tracker="sort", **arguments)
+    with pytest.raises(
+        ValueError, match=r"no video could be evaluated; the first one: .* stride is 1 with clips of 1"
+    ):
+        evaluate_model(annotations, checkpoint, tracker="devis", **{**arguments, "max_frames": 1})
+
+
 def changed(annotations: Path, name: str, change) -> Path:
     """A copy of the annotation file beside it, after a change."""
     dataset = json.loads(annotations.read_text())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.models.testers import model_of, video
+from tests.models.testers import TESTERS, model_of, video
 from transformers_msstsvis.layers import deformable_attention
 from transformers_msstsvis.layers.query_sampling import recorded_queries
 from transformers_msstsvis.ops import multi_scale_deformable_attention as op
@@ -81,7 +81,19 @@ def test_places_in_other_frames():
     torch.testing.assert_close(sampling.weights[:, 0], torch.tensor([[0.75, 0.25], [0.75, 0.25]]))
 
 
-def test_a_model_that_looks_at_everything():
-    with pytest.raises(ValueError, match="a vistr model has no deformable attention in its decoder, so there are no"):
-        with recorded_queries(model_of("vistr")):
+@pytest.mark.parametrize("name", TESTERS)
+def test_every_model_says_where_it_looks_or_that_it_looks_everywhere(name):
+    model, clip = model_of(name), video(1, 3)
+    with torch.no_grad():
+        alone = model(clip)
+    if not any(hasattr(module, "sampling_offsets") for module in model.model.decoder.modules()):
+        message = f"a {name} model has no deformable attention in its decoder, so there are no sampling points to draw"
+        with pytest.raises(ValueError, match=message), recorded_queries(model):
             pass
+        return
+    with torch.no_grad(), recorded_queries(model) as recorded:
+        outputs = model(clip)
+    [sampling] = recorded
+    assert torch.equal(outputs.logits, alone.logits)
+    torch.testing.assert_close(sampling.weights.sum(-1), torch.ones(sampling.weights.shape[:2]))
+    assert set(sampling.frames.flatten().tolist()) == set(range(len(sampling.frames)))

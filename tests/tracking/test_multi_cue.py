@@ -237,7 +237,7 @@ def test_clips_that_do_not_fit():
     tracker = DevisTracker(num_out=1)
     with pytest.raises(ValueError, match="no clip was added"):
         tracker.finish()
-    with pytest.raises(ValueError, match="length is 0; expected the number of frames, at least 1"):
+    with pytest.raises(ValueError, match="length is 0; expected at least 1, and a whole number"):
         tracker.plan(0)
     with pytest.raises(TypeError, match="outputs are of type dict without pred_boxes and pred_masks; expected what"):
         tracker.add({}, SIZE)

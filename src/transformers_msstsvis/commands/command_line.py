@@ -46,6 +46,15 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tracks", choices=["yes", "no"], help="whether the images of a COCO file are videos")
 
 
+def add_tracker_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag that says how the clips of long videos are joined."""
+    parser.add_argument(
+        "--tracker",
+        choices=["iou", "devis"],
+        help="what joins the clips of a long video: their masks, or several cues (default: that of the model)",
+    )
+
+
 def yes_or_no(answer: str | None) -> bool | None:
     """The value of a flag that takes yes or no; None if it was not given."""
     return None if answer is None else answer == "yes"

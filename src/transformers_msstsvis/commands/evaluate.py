@@ -12,7 +12,7 @@ With --output or --submission, results are kept video by video beside it: the sa
 import argparse
 import sys
 
-from .command_line import Parser, add_data_flags, run, yes_or_no
+from .command_line import Parser, add_data_flags, add_tracker_flag, run, yes_or_no
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -33,11 +33,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--top_k", type=int, default=10, help="results per video, 10 as published")
     parser.add_argument("--max_frames", type=int, help="longest clip that the model sees at once (default 36)")
-    parser.add_argument(
-        "--tracker",
-        choices=["iou", "devis"],
-        help="what joins the clips of a long video: their masks, or several cues (default: that of the model)",
-    )
+    add_tracker_flag(parser)
     parser.add_argument("--device", help="as in every pipeline; of several processes, each takes its own by default")
     parsed = parser.parse_args(arguments)
     if not parsed.dataset and not parsed.validate:

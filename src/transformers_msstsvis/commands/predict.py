@@ -8,7 +8,7 @@ transformers-msstsvis predict a.mp4 b.mp4 videos/ --model DIR --output results  
 import argparse
 from pathlib import Path
 
-from .command_line import Parser, reason, run, say
+from .command_line import Parser, add_tracker_flag, reason, run, say
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -54,11 +54,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="of the model (default auto: that of the checkpoint)",
     )
     parser.add_argument("--max-frames", type=int, help="longest clip that the model sees at once (default 36)")
-    parser.add_argument(
-        "--tracker",
-        choices=["iou", "devis"],
-        help="what joins the clips of a long video: their masks, or several cues (default: that of the model)",
-    )
+    add_tracker_flag(parser)
     parser.add_argument(
         "--public-urls", action="store_true", help="refuse URLs that lead to this machine or its private networks"
     )

@@ -3,7 +3,8 @@
 Letters: T frames, Q queries, K labels, n candidates, k queries with masks.
 """
 
-from typing import NamedTuple
+from numbers import Integral
+from typing import Any, NamedTuple
 
 import torch
 from transformers.utils import logging
@@ -28,6 +29,15 @@ class Candidates(NamedTuple):
     queries: torch.Tensor
     rows: torch.Tensor
     frame_scores: torch.Tensor | None = None
+
+
+def check_count(name: str, count: Any) -> None:
+    """
+    Raises:
+        ValueError: if `count` is no whole number from 1 on.
+    """
+    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"{name} is {count!r}; expected at least 1, and a whole number")
 
 
 def best_pairs(

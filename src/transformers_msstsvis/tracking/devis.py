@@ -1,8 +1,8 @@
 """The tracker of DeVIS for long videos: from the outputs of a model for each clip to tracks."""
 
-from numbers import Integral
 from typing import Any
 
+from ..results.candidates import check_count
 from .clip_tracks import clip_tracks
 from .multi_cue import MultiCueStitcher
 
@@ -32,8 +32,7 @@ class DevisTracker(MultiCueStitcher):
 
     def __init__(self, num_frames: int = 6, stride: int = 4, num_out: int = 20, *arguments, **options):
         super().__init__(num_frames, stride, *arguments, **options)
-        if not isinstance(num_out, Integral) or isinstance(num_out, bool) or num_out < 1:
-            raise ValueError(f"num_out is {num_out!r}; expected at least 1, and a whole number")
+        check_count("num_out", num_out)
         self.num_out = num_out
 
     def plan(self, length: int) -> list[tuple[list[int], int]]:
@@ -44,8 +43,7 @@ class DevisTracker(MultiCueStitcher):
         Raises:
             ValueError: for a `length` below 1.
         """
-        if not isinstance(length, Integral) or length < 1:
-            raise ValueError(f"length is {length!r}; expected the number of frames, at least 1")
+        check_count("length", length)
         T, last = self.clip_length, length - self.clip_length
         if last <= 0:
             turn = [*range(length), *range(length - 2, 0, -1)]  # forward and back, without the turning frames

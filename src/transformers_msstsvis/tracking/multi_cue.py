@@ -15,6 +15,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
+from ..results.candidates import check_count
 from ..results.rle import RLE
 from ..results.video_instances import VideoInstances
 from .clip_tracks import ClipTracks
@@ -94,8 +95,7 @@ class MultiCueStitcher:
         min_detections: int = 1,
     ):
         for name, count in (("num_frames", num_frames), ("stride", stride), ("min_detections", min_detections)):
-            if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
-                raise ValueError(f"{name} is {count!r}; expected at least 1, and a whole number")
+            check_count(name, count)
         if stride >= num_frames:
             raise ValueError(
                 f"stride is {stride} with clips of {num_frames} frames; expected a smaller one, or longer clips: they "
@@ -250,10 +250,9 @@ class MultiCueStitcher:
             masks, rows = self._soft_masks([frames[frame].logits for frames in seen])
             others, _ = self._soft_masks(list(clip.logits[:, first + frame]))
             common = masks @ others.T
-            areas, other_areas = masks.sum(1, dtype=torch.float64), others.sum(1, dtype=torch.float64)
-            total = areas[:, None] + other_areas - common
+            total = masks.sum(1)[:, None] + others.sum(1) - common
             intersection.append(common.double().numpy()[np.ix_(rows, clip.rows)])
-            union.append(total.numpy()[np.ix_(rows, clip.rows)])
+            union.append(total.double().numpy()[np.ix_(rows, clip.rows)])
         if self.frame_average_iou:
             return np.mean([i / np.maximum(u, 1e-6) for i, u in zip(intersection, union, strict=True)], axis=0)
         return sum(intersection) / np.maximum(sum(union), 1e-6)

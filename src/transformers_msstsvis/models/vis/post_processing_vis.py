@@ -5,29 +5,19 @@ Letters: B videos, T frames, Q queries, K labels, n candidates, k queries with m
 
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
-from typing import Any
+from numbers import Real
 
 import numpy as np
 import torch
 from transformers.image_transforms import center_to_corners_format
 from transformers.utils import ModelOutput
 
-from ...results.candidates import Candidates, best_pairs
+from ...results.candidates import Candidates, best_pairs, check_count
 from ...results.mask_resizing import resized_mask
 from ...results.rle import RLE
 from ...results.video_instances import VideoInstances
 
 BOXES = ("mask", "model")
-
-
-def check_count(name: str, count: Any) -> None:
-    """
-    Raises:
-        ValueError: if `count` is no whole number from 1 on.
-    """
-    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"{name} is {count!r}; expected at least 1, and a whole number")
 
 
 class VisPostProcessing:
