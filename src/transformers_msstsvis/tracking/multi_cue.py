@@ -166,8 +166,7 @@ class MultiCueStitcher:
                 f"clip has frames of size {clip.size}; expected {self._first_clip.size} (height, width), that of the "
                 "first clip"
             )
-        matches = self._match(clip, shared - self.overlap) if start else {}
-        self._extend(clip, start, matches)
+        self._extend(clip, start, self._match(clip, shared - self.overlap))
         self.num_frames = start + clip.num_frames
         for track in self._tracks:
             for frame in range(start, self.num_frames - self.overlap):
