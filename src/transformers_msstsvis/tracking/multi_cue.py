@@ -26,14 +26,18 @@ FINAL_SCORES = {"mean": fmean, "median": median}
 
 @dataclass(slots=True)
 class _Frame:
-    """What is known of a track in one frame; of frames that no later clip shares, without `logits`."""
+    """What is known of a track in one frame."""
 
     score: float
     label: int
-    centre: np.ndarray
+    centre: np.ndarray | None
     mask: RLE | None
     box: np.ndarray | None
     logits: torch.Tensor | None
+
+    def forget_cues(self) -> None:
+        """No later clip shares the frame."""
+        self.centre = self.logits = None
 
 
 @dataclass(eq=False)
@@ -171,7 +175,7 @@ class MultiCueStitcher:
         for track in self._tracks:
             for frame in range(start, self.num_frames - self.overlap):
                 if frame in track.frames:
-                    track.frames[frame].logits = None
+                    track.frames[frame].forget_cues()
 
     def release(self, stop: int) -> VideoInstances:
         """
@@ -273,7 +277,7 @@ class MultiCueStitcher:
         continued, started = {*matches.values()}, []
         for track in self._open:
             for frame in () if track in continued else track.frames.values():
-                frame.logits = None
+                frame.forget_cues()
         for pair in range(len(clip)):
             if (track := matches.get(pair)) is None:
                 self._num_tracks += 1
