@@ -151,6 +151,14 @@ def test_masks_of_chosen_queries():
     assert pairs.masks == found.masks
 
 
+def test_masks_of_enough_queries_will_do():
+    clip = outputs((0, 0.5, 0), (0, 0.5, 2), (0, 0.5 + 1e-6, 4))
+    clip.pred_masks, clip.mask_query_indices = clip.pred_masks[:, :2], torch.tensor([[0, 1]])
+    assert sorted(columns(track(clip)[1])) == [[0] * 6, [2] * 6]
+    with pytest.raises(ValueError, match="masks were computed for 2 queries, but others are among the 3 best pairs"):
+        track(clip, num_out=3)
+
+
 def test_scores_that_are_not_numbers_are_left_out(monkeypatch):
     warnings = []
     monkeypatch.setattr(candidates.logger, "warning", warnings.append)

@@ -4,6 +4,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         ClipJoiner(tracker, arguments.clip_frames, arguments.clip_stride)  # refuses what it can't join
     segmenter = load_segmenter(arguments.model, device="cpu")
     segmenter.video_processor.clip_stride = arguments.clip_stride
-    names = ("videos", "min_frames", "max_frames", "clip_frames", "clip_stride", "seed", "model")
-    report: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    names = ("videos", "min_frames", "max_frames", "clip_frames", "clip_stride", "seed")
+    report: dict[str, Any] = {
+        "model": Path(arguments.model).name,
+        **{name: getattr(arguments, name) for name in names},
+    }
     for kind, options in KINDS.items():
         with tempfile.TemporaryDirectory() as folder:
             annotations = make_synthetic(

@@ -7,7 +7,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from numbers import Integral, Real
+from numbers import Real
 from statistics import fmean, median
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..results.candidates import check_count
 from ..results.rle import RLE
 from ..results.video_instances import VideoInstances
 from .clip_tracks import ClipTracks
+from .stitcher import Stitcher
 
 FINAL_CLASSES = ("most_common", "score_weighting")
 FINAL_SCORES = {"mean": fmean, "median": median}
@@ -26,14 +27,18 @@ FINAL_SCORES = {"mean": fmean, "median": median}
 
 @dataclass(slots=True)
 class _Frame:
-    """What is known of a track in one frame; of frames that no later clip shares, without `logits`."""
+    """What is known of a track in one frame."""
 
     score: float
     label: int
-    centre: np.ndarray
+    centre: np.ndarray | None
     mask: RLE | None
     box: np.ndarray | None
     logits: torch.Tensor | None
+
+    def forget_cues(self) -> None:
+        """No later clip shares the frame."""
+        self.centre = self.logits = None
 
 
 @dataclass(eq=False)
@@ -44,7 +49,7 @@ class _Track:
     past_votes: Counter = field(default_factory=Counter)  # for its label, of these
 
 
-class MultiCueStitcher:
+class MultiCueStitcher(Stitcher):
     """
     Joins the pairs of a query and a class that consecutive clips show to tracks of the video, as DeVIS does.
 
@@ -123,13 +128,11 @@ class MultiCueStitcher:
         self.final_class, self.final_score = final_class, final_score
         self.min_frame_score, self.min_track_score = min_frame_score, min_track_score
         self.min_detections = min_detections
-        self.num_frames = 0
+        super().__init__()
         self.costs: list[np.ndarray] = []
         self._num_tracks = 0
         self._tracks: list[_Track] = []
         self._open: list[_Track] = []
-        self._released = 0
-        self._first_clip: ClipTracks | None = None
 
     @property
     def overlap(self) -> int:
@@ -166,48 +169,20 @@ class MultiCueStitcher:
                 f"clip has frames of size {clip.size}; expected {self._first_clip.size} (height, width), that of the "
                 "first clip"
             )
-        matches = self._match(clip, shared - self.overlap) if start else {}
-        self._extend(clip, start, matches)
+        self._extend(clip, start, self._match(clip, shared - self.overlap))
         self.num_frames = start + clip.num_frames
         for track in self._tracks:
             for frame in range(start, self.num_frames - self.overlap):
                 if frame in track.frames:
-                    track.frames[frame].logits = None
+                    track.frames[frame].forget_cues()
 
-    def release(self, stop: int) -> VideoInstances:
-        """
-        Hand out the frames before `stop` that were not handed out yet, and forget their masks.
-
-        For streams: release what no later clip shares, and memory stays flat. Scores and labels are those known so
-        far; only tracks that are there in these frames are listed.
-
-        Raises:
-            ValueError: if no clip was added, or `stop` lies outside the frames that are left.
-        """
-        if self._first_clip is None:
-            raise ValueError("no clip was added, so the frame size is unknown: call add first")
-        if not isinstance(stop, Integral) or not self._released <= stop <= self.num_frames:
-            raise ValueError(
-                f"stop is {stop!r}; expected {self._released} to {self.num_frames}: these frames are left"
-            )
-        result = self._collect(self._released, stop)
+    def _forget(self, stop: int) -> None:
         for track in self._tracks:
             past = [track.frames.pop(index) for index in range(self._released, stop) if index in track.frames]
             past = [frame for frame in past if frame.score >= self.min_frame_score]
             track.past_scores.extend(frame.score for frame in past)
             self._vote(track.past_votes, past)
         self._tracks = [track for track in self._tracks if track.frames]
-        self._released = stop
-        return result
-
-    def finish(self) -> VideoInstances:
-        """
-        The tracks of the whole video, in order of appearance; after `release`, of the frames that are left.
-
-        Raises:
-            ValueError: if no clip was added.
-        """
-        return self.release(self.num_frames)
 
     def _match(self, clip: ClipTracks, first: int) -> dict[int, _Track]:
         """The track that each pair of the clip continues; the shared frames begin at the clip's frame `first`."""
@@ -274,7 +249,7 @@ class MultiCueStitcher:
         continued, started = {*matches.values()}, []
         for track in self._open:
             for frame in () if track in continued else track.frames.values():
-                frame.logits = None
+                frame.forget_cues()
         for pair in range(len(clip)):
             if (track := matches.get(pair)) is None:
                 self._num_tracks += 1

@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from ..results.rle import RLE
 from ..results.video_instances import VideoInstances
+from .stitcher import Stitcher
 
 
 @dataclass
@@ -56,7 +57,7 @@ class _Track:
                 break
 
 
-class TrackStitcher:
+class TrackStitcher(Stitcher):
     """Gives the instances of consecutive clips, which may overlap, ids that hold over the whole video.
 
     Every new clip is matched to the tracks so far, one to one, by the largest total mask IoU (Hungarian assignment).
@@ -84,13 +85,11 @@ class TrackStitcher:
         self.iou_threshold = iou_threshold
         self.match_labels = match_labels
         self.max_absence = max_absence
-        self.num_frames = 0
+        super().__init__()
         self._open: list[_Track] = []
         self._closed: list[_Track] = []
         self._next_id = 1
         self._last_start = 0
-        self._released = 0
-        self._first_clip: VideoInstances | None = None
 
     def add(self, clip: VideoInstances, start: int) -> np.ndarray:
         """Add the next clip.
@@ -144,35 +143,10 @@ class TrackStitcher:
         self.num_frames = max(self.num_frames, start + clip.num_frames)
         return track_ids
 
-    def release(self, stop: int) -> VideoInstances:
-        """Hand out the frames before `stop` that were not handed out yet, and forget their masks.
-
-        For streams: release what no later clip overlaps, and memory stays flat. Scores and labels are those known so
-        far; only tracks visible in these frames are listed.
-
-        Raises:
-            ValueError: if no clip was added, or `stop` lies outside the frames that are left.
-        """
-        if self._first_clip is None:
-            raise ValueError("no clip was added, so the frame size is unknown: call add first")
-        if not isinstance(stop, Integral) or not self._released <= stop <= self.num_frames:
-            raise ValueError(
-                f"stop is {stop!r}; expected {self._released} to {self.num_frames}: these frames are left"
-            )
-        result = self._collect(self._released, stop)
+    def _forget(self, stop: int) -> None:
         for track in (*self._open, *self._closed):
             track.frames = {frame: seen for frame, seen in track.frames.items() if frame >= stop}
         self._closed = [track for track in self._closed if track.frames]
-        self._released = stop
-        return result
-
-    def finish(self) -> VideoInstances:
-        """The tracks of the whole video, in order of their ids; after `release`, of the frames that are left.
-
-        Raises:
-            ValueError: if no clip was added.
-        """
-        return self.release(self.num_frames)
 
     def _close_lost(self, start: int) -> None:
         if self.max_absence is None:

@@ -1,0 +1,63 @@
+"""What all have in common that join the clips of a long video to tracks."""
+
+from abc import ABC, abstractmethod
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from ..results.video_instances import VideoInstances
+
+
+class Stitcher(ABC):
+    """
+    Takes the clips of a video one after the other, and hands out its tracks.
+
+    Attributes:
+        num_frames: of the video so far.
+    """
+
+    def __init__(self):
+        self.num_frames = 0
+        self._released = 0
+        self._first_clip: Any = None
+
+    @abstractmethod
+    def add(self, clip: Any, start: int) -> np.ndarray | None:
+        """Add the next clip, whose first frame is the video's frame `start`, from 0."""
+
+    def release(self, stop: int) -> VideoInstances:
+        """Hand out the frames before `stop` that were not handed out yet, and forget their masks.
+
+        For streams: release what no later clip overlaps, and memory stays flat. Scores and labels are those known so
+        far; only tracks that are there in these frames are listed.
+
+        Raises:
+            ValueError: if no clip was added, or `stop` lies outside the frames that are left.
+        """
+        if self._first_clip is None:
+            raise ValueError("no clip was added, so the frame size is unknown: call add first")
+        if not isinstance(stop, Integral) or not self._released <= stop <= self.num_frames:
+            raise ValueError(
+                f"stop is {stop!r}; expected {self._released} to {self.num_frames}: these frames are left"
+            )
+        result = self._collect(self._released, stop)
+        self._forget(stop)
+        self._released = stop
+        return result
+
+    def finish(self) -> VideoInstances:
+        """The tracks of the whole video, in order of their ids; after `release`, of the frames that are left.
+
+        Raises:
+            ValueError: if no clip was added.
+        """
+        return self.release(self.num_frames)
+
+    @abstractmethod
+    def _collect(self, start: int, stop: int) -> VideoInstances:
+        """The tracks in the frames from `start` to `stop`."""
+
+    @abstractmethod
+    def _forget(self, stop: int) -> None:
+        """Drop what is kept of the frames before `stop`."""
