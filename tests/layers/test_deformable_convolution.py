@@ -2,7 +2,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from transformers_msstsvis.layers.deformable_convolution import DeformableConv2d, deformable_convolution
+from transformers_msstsvis.layers.deformable_convolution import (
+    DeformableConv2d,
+    ModulatedDeformableConv2d,
+    deformable_convolution,
+)
 
 
 def given(
@@ -21,6 +25,16 @@ def test_the_way_of_the_cpu_gives_what_torchvision_gives(settings):
     expected = deformable_convolution(*given(**settings))  # with gradients
     with torch.no_grad():
         torch.testing.assert_close(deformable_convolution(*given(**settings)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_gradients_in_any_precision(dtype):
+    x, offsets, weight = (tensor.to(dtype).requires_grad_() for tensor in given())
+    modulation = torch.rand(2, 9, 7, 9, dtype=dtype)
+    result = deformable_convolution(x, offsets, weight, modulation)
+    assert result.dtype == dtype
+    result.sum().backward()
+    assert all(tensor.grad.isfinite().all() and tensor.grad.any() for tensor in (x, offsets, weight))
 
 
 def test_a_tap_moves_down_and_to_the_right():
@@ -47,3 +61,37 @@ def test_gradients_reach_weights_and_offsets():
     torch.nn.init.normal_(layer.weight)
     layer(given()[0]).square().sum().backward()
     assert all(parameter.grad.any() for parameter in layer.parameters())
+
+
+def modulated(seed: int = 0) -> ModulatedDeformableConv2d:
+    torch.manual_seed(seed)
+    layer = ModulatedDeformableConv2d(5, 4)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    return layer
+
+
+def test_modulated_taps_count_from_nothing_to_twice():
+    layer, (x, _, _) = modulated(), given()
+    expected = layer(x)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)  # the way of the CPU
+        layer.modulation.weight.zero_()
+        plain = deformable_convolution(x, layer.offsets(x), layer.weight)
+        for bias, factor in ((0.0, 1.0), (100.0, 2.0), (-100.0, 0.0)):
+            layer.modulation.bias.fill_(bias)
+            torch.testing.assert_close(layer(x), factor * plain, rtol=1e-4, atol=1e-4)
+
+
+def test_maps_of_instances_are_convolved_as_if_concatenated():
+    layer, x = modulated(), torch.randn(2, 3, 7, 9)
+    maps = torch.randn(6, 2, 7, 9)  # of three instances in each of two frames
+    together = torch.cat((x.repeat_interleave(3, dim=0), maps), dim=1)
+    torch.testing.assert_close(layer(x, maps), layer(together))
+
+
+def test_fresh_modulated_taps_are_in_their_places_and_count_one():
+    layer, (x, _, _) = modulated(), given()
+    layer.init_layer_weights()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, padding=1), rtol=1e-4, atol=1e-4)

@@ -267,6 +267,14 @@ def test_bfloat16_is_finite_and_close(model):
     assert (half.pred_boxes.float() - expected.pred_boxes).abs().median() < 0.02
 
 
+def test_trains_in_mixed_precision(model):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model.train()(video(1, 2), labels=[labels(2, 2)]).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_float64_is_close(model):
     pixels = video(1, 2)
     with torch.no_grad():

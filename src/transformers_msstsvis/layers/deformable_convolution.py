@@ -81,7 +81,10 @@ def deformable_convolution(
         return _sampled_products(x, offsets, weight, modulation)
     from torchvision.ops import deform_conv2d  # importing torchvision takes a second
 
-    return deform_conv2d(x, offsets.to(x.dtype), weight, padding=size // 2, mask=modulation)
+    # which knows no bfloat16; half precision would move the taps, too
+    wide = torch.promote_types(x.dtype, torch.float32)
+    mask = None if modulation is None else modulation.to(wide)
+    return deform_conv2d(x.to(wide), offsets.to(wide), weight.to(wide), padding=size // 2, mask=mask).to(x.dtype)
 
 
 def _sampled_products(

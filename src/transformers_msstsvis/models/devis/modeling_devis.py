@@ -392,18 +392,8 @@ class DevisForVideoInstanceSegmentation(DevisPreTrainedModel):
         if labels is None or not self.training or mask_top_k is not None:
             every = torch.arange(self.config.num_queries, device=self.device).expand(len(pixel_values_videos), -1)
             masks = torch.stack(self.predict_masks(outputs, -1, every if best is None else best))
-        return VideoInstanceSegmentationOutput(
-            **matched,
-            **layers[-1],
-            pred_masks=masks,
-            mask_query_indices=best,
-            frame_sizes=outputs.frame_sizes,
-            auxiliary_outputs=layers[:-1],
-            last_hidden_state=outputs.last_hidden_state,
-            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
-            decoder_hidden_states=outputs.decoder_hidden_states,
-            decoder_attentions=outputs.decoder_attentions,
-            encoder_hidden_states=outputs.encoder_hidden_states,
+        return VideoInstanceSegmentationOutput.of_layers(
+            outputs, layers, **matched, pred_masks=masks, mask_query_indices=best
         )
 
     def predict_classes_and_boxes(self, outputs: DevisModelOutput) -> list[dict[str, torch.Tensor]]:

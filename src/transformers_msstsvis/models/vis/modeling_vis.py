@@ -66,6 +66,14 @@ class VideoInstanceSegmentationOutput(ModelOutput):
     decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
     encoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
 
+    @classmethod
+    def of_layers(cls, outputs: ModelOutput, layers: list[dict], **fields) -> "VideoInstanceSegmentationOutput":
+        """From the output of the base model, what its heads predict after every layer, and further `fields`."""
+        states = ("frame_sizes", "last_hidden_state", "encoder_last_hidden_state")
+        states += ("decoder_hidden_states", "decoder_attentions", "encoder_hidden_states")
+        kept = {name: getattr(outputs, name) for name in states}
+        return cls(**layers[-1], **kept, **fields, auxiliary_outputs=layers[:-1])
+
 
 class VisPreTrainedModel(PreTrainedModel):
     """

@@ -390,18 +390,8 @@ class VistrForVideoInstanceSegmentation(VistrPreTrainedModel):
         if labels is None or not self.training or mask_top_k is not None:
             everything = torch.arange(self.config.num_queries, device=logits.device).expand(len(logits), -1)
             masks = torch.stack(self.predict_masks(outputs, everything if best is None else best))
-        return VideoInstanceSegmentationOutput(
-            **matched,
-            **layers[-1],
-            pred_masks=masks,
-            mask_query_indices=best,
-            frame_sizes=outputs.frame_sizes,
-            auxiliary_outputs=layers[:-1],
-            last_hidden_state=outputs.last_hidden_state,
-            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
-            decoder_hidden_states=outputs.decoder_hidden_states,
-            decoder_attentions=outputs.decoder_attentions,
-            encoder_hidden_states=outputs.encoder_hidden_states,
+        return VideoInstanceSegmentationOutput.of_layers(
+            outputs, layers, **matched, pred_masks=masks, mask_query_indices=best
         )
 
     def predict_classes_and_boxes(self, outputs: VistrModelOutput) -> list[dict[str, torch.Tensor]]:
