@@ -22,7 +22,7 @@ class DevisVideoProcessor(DevisPostProcessing, VisVideoProcessor):
     r"""
     Video processor of DeVIS. Its arguments and its size, 360 pixels for the shorter side and at most 640 for the
     longer one, are those of [`VisVideoProcessor`]. Clips of a long video start 4 frames after each
-    other, as published.
+    other and are joined by several cues (`tracker="devis"`), as published.
 
     Example:
 
@@ -38,6 +38,7 @@ class DevisVideoProcessor(DevisPostProcessing, VisVideoProcessor):
     """
 
     clip_stride = 4
+    tracker = "devis"
 
 
 __all__ = ["DevisVideoProcessor"]
