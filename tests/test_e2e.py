@@ -94,7 +94,7 @@ def test_from_videos_to_results(commands, start):
     state = json.loads(Path("run/trainer_state.json").read_text())
     assert [entry["step"] for entry in state["log_history"] if "loss_ce" in entry] == list(range(1, steps + 1))
     numbers = json.loads(Path("run/eval_results.json").read_text())
-    assert numbers["eval_AP"] > (0.3 if has_learned else -1)
+    assert numbers["eval_AP"] > 0.3 if has_learned else 0 <= numbers["eval_AP"] <= 1
 
     # What was saved is a checkpoint like any other, and has learned.
     model = AutoModelForVideoInstanceSegmentation.from_pretrained("run")

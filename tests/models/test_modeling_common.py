@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from tests.models.testers import TESTERS, H, W, labels, model_of, skip_exempt, video
+from tests.models.testers import BY_FRAME, TESTERS, H, W, labels, model_of, skip_exempt, video
 from transformers_msstsvis import AutoModelForVideoInstanceSegmentation
-from transformers_msstsvis.models.auto import MODELS, class_of
+from transformers_msstsvis.models.auto import MODELS, class_of, video_processor_class
 
 TENSORS = ("logits", "pred_boxes", "pred_masks")
 
@@ -353,3 +353,52 @@ def test_compiles_to_one_graph(name, tester):
     with torch.no_grad():
         explanation = torch._dynamo.explain(model)(video(1, 2))
     assert explanation.graph_break_count == 0
+
+
+def test_attention_written_out_gives_the_same(model):
+    eager = copy.deepcopy(model)
+    eager.set_attn_implementation("eager")
+    mask = torch.ones(1, 3, H, W)
+    mask[:, :, 20:] = 0
+    with torch.no_grad():
+        written_out, fused = eager(video(1, 3), mask, output_attentions=True), model(video(1, 3), mask)
+    assert_same(written_out.pred_masks, fused.pred_masks, atol=1e-4)
+    assert len(written_out.decoder_attentions) == model.config.decoder_layers
+
+
+def test_a_video_without_a_real_pixel_stays_finite(model):
+    mask = torch.ones(2, 2, H, W)
+    mask[1] = 0
+    with torch.no_grad():
+        outputs = model(video(2, 2), mask)
+    assert all(outputs[name].isfinite().all() for name in TENSORS)
+    results = video_processor_class(model.config)().post_process_video_instance_segmentation(outputs)
+    assert [result.num_frames for result in results] == [2, 0]
+
+
+@pytest.fixture(params=[name for name in sorted(MODELS) if TESTERS[name].config().num_frames])
+def of_one_length(request):
+    """A model that knows clips of a single length."""
+    return model_of(request.param)
+
+
+def test_videos_of_different_lengths_in_a_batch_are_as_alone(of_one_length):
+    T = of_one_length.config.num_frames
+    videos, mask = video(3, T), torch.ones(3, T, H, W, dtype=torch.int64)
+    lengths = (T, 2, 1)
+    for row, length in enumerate(lengths):
+        mask[row, length:] = 0
+    with torch.no_grad():
+        together = of_one_length(videos, mask)
+        alone = [of_one_length(videos[row : row + 1, :length]) for row, length in enumerate(lengths)]
+    for row, length in enumerate(lengths):
+        for name, axis in BY_FRAME.items():
+            assert_same(together[name][row : row + 1].narrow(axis, 0, length), alone[row][name], atol=1e-4)
+        assert_same(together.logits[row : row + 1], alone[row].logits, atol=1e-4)
+
+
+def test_a_longer_video_is_refused_with_the_way_out(of_one_length):
+    T = of_one_length.config.num_frames
+    told = f"has {T + 1} frames and the model knows {T}; expected at most as many: .* by the streaming predictor"
+    with pytest.raises(ValueError, match=told):
+        of_one_length(video(1, T + 1))

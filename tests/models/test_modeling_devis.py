@@ -1,11 +1,9 @@
 """What is DeVIS's own: deformable attention over frames, clips run forward and backward, masks at two layers."""
 
-import copy
-
 import pytest
 import torch
 
-from tests.models.testers import H, W, labels, model_of, video
+from tests.models.testers import BY_FRAME, H, W, assert_same, labels, labels_with_absences, model_of, video
 from transformers_msstsvis import DevisConfig, DevisForVideoInstanceSegmentation, DevisVideoProcessor
 from transformers_msstsvis.losses.common import smoothed_ious
 from transformers_msstsvis.models.devis.loss_devis import (
@@ -29,23 +27,6 @@ def tiny_devis(seed: int = 0, **changes) -> DevisForVideoInstanceSegmentation:
 @pytest.fixture(scope="module")
 def model():
     return tiny_devis()
-
-
-def labels_with_absences(n: int, frames: int) -> dict[str, torch.Tensor]:
-    return {**labels(n, frames), "valid": torch.rand(n, frames, generator=torch.Generator().manual_seed(n)) > 0.3}
-
-
-def assert_same(a: torch.Tensor, b: torch.Tensor, atol: float = 1e-4) -> None:
-    torch.testing.assert_close(a, b, atol=atol, rtol=1e-4)
-
-
-BY_FRAME = {
-    "frame_logits": 1,
-    "pred_boxes": 2,
-    "pred_masks": 2,
-    "last_hidden_state": 2,
-    "encoder_last_hidden_state": 1,
-}
 
 
 def test_shapes_of_the_outputs(model):
@@ -84,36 +65,6 @@ def test_frames_of_a_clip_are_mirrored_at_the_ends_of_the_real_ones():
     frames, places = clip_of_frames(real, 7, mirrored=True)
     assert frames.tolist() == [[1, 2, 4, 2, 1, 2, 4], [0] * 7, [0, 1, 2, 3, 4, 3, 2]]
     assert places[0, [1, 2, 4]].tolist() == [0, 1, 2]
-
-
-def test_videos_of_different_lengths_in_a_batch_are_as_alone(model):
-    videos, mask = video(3, T), torch.ones(3, T, H, W, dtype=torch.int64)
-    lengths = (T, 2, 1)
-    for row, length in enumerate(lengths):
-        mask[row, length:] = 0
-    with torch.no_grad():
-        together = model(videos, mask)
-        alone = [model(videos[row : row + 1, :length]) for row, length in enumerate(lengths)]
-    for row, length in enumerate(lengths):
-        for name, axis in BY_FRAME.items():
-            assert_same(together[name][row : row + 1].narrow(axis, 0, length), alone[row][name])
-        assert_same(together.logits[row : row + 1], alone[row].logits)
-
-
-def test_a_longer_video_is_refused_with_the_way_out(model):
-    told = f"has {T + 1} frames and the model knows {T}; expected at most as many: .* by the streaming predictor"
-    with pytest.raises(ValueError, match=told):
-        model(video(1, T + 1))
-
-
-def test_a_video_without_a_real_pixel_stays_finite(model):
-    mask = torch.ones(2, 2, H, W)
-    mask[1] = 0
-    with torch.no_grad():
-        outputs = model(video(2, 2), mask)
-    assert all(outputs[name].isfinite().all() for name in ("logits", "pred_boxes", "pred_masks"))
-    results = DevisVideoProcessor().post_process_video_instance_segmentation(outputs)
-    assert [result.num_frames for result in results] == [2, 0]
 
 
 @pytest.mark.parametrize(("window", "expected"), [(None, [1, 2, 3]), (2, [1, 1]), (4, [2, 1, 1, 2])])
@@ -252,15 +203,6 @@ def test_boxes_of_a_layer_train_those_before_unless_told_otherwise():
         gradients.append(model.model.decoder.box_embed[0].layers[-1].weight.grad)
     assert gradients[0].any()
     assert gradients[1] is None or not gradients[1].any()
-
-
-def test_attention_written_out_gives_the_same(model):
-    eager = copy.deepcopy(model)
-    eager.set_attn_implementation("eager")
-    with torch.no_grad():
-        written_out, fused = eager(video(1, T), output_attentions=True), model(video(1, T))
-    assert_same(written_out.pred_masks, fused.pred_masks)
-    assert len(written_out.decoder_attentions) == 2
 
 
 def test_a_checkpoint_is_for_its_number_of_frames(model, tmp_path):

@@ -1,13 +1,12 @@
 """What is VisTR's own: a fixed number of frames, queries of frames, joint attention, masks over time."""
 
-import copy
 import math
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.models.testers import H, W, labels, model_of, video
+from tests.models.testers import BY_FRAME, H, W, assert_same, labels_with_absences, model_of, video
 from transformers_msstsvis import VistrConfig, VistrForVideoInstanceSegmentation, VistrVideoProcessor
 from transformers_msstsvis.models.vis.modeling_vis import clip_of_frames
 from transformers_msstsvis.models.vistr import modeling_vistr
@@ -29,23 +28,6 @@ def tiny_vistr(seed: int = 0, **changes) -> VistrForVideoInstanceSegmentation:
 @pytest.fixture(scope="module")
 def model():
     return tiny_vistr()
-
-
-def labels_with_absences(n: int, frames: int) -> dict[str, torch.Tensor]:
-    return {**labels(n, frames), "valid": torch.rand(n, frames, generator=torch.Generator().manual_seed(n)) > 0.3}
-
-
-def assert_same(a: torch.Tensor, b: torch.Tensor, atol: float = 1e-4) -> None:
-    torch.testing.assert_close(a, b, atol=atol, rtol=1e-4)
-
-
-BY_FRAME = {
-    "frame_logits": 1,
-    "pred_boxes": 2,
-    "pred_masks": 2,
-    "last_hidden_state": 2,
-    "encoder_last_hidden_state": 1,
-}
 
 
 def test_shapes_of_the_outputs(model):
@@ -78,20 +60,6 @@ def test_a_short_video_is_repeated_from_its_start(model, frames):
         assert_same(alone[name], repeated[name].narrow(axis, 0, frames))
 
 
-def test_videos_of_different_lengths_in_a_batch_are_as_alone(model):
-    videos, mask = video(3, T), torch.ones(3, T, H, W, dtype=torch.int64)
-    lengths = (T, 2, 1)
-    for row, length in enumerate(lengths):
-        mask[row, length:] = 0
-    with torch.no_grad():
-        together = model(videos, mask)
-        alone = [model(videos[row : row + 1, :length]) for row, length in enumerate(lengths)]
-    for row, length in enumerate(lengths):
-        for name, axis in BY_FRAME.items():
-            assert_same(together[name][row : row + 1].narrow(axis, 0, length), alone[row][name])
-        assert_same(together.logits[row : row + 1], alone[row].logits)
-
-
 def test_padding_may_reach_beyond_the_frames_of_the_model(model):
     mask = torch.ones(1, T + 2, H, W)
     mask[:, 2:] = 0
@@ -100,28 +68,12 @@ def test_padding_may_reach_beyond_the_frames_of_the_model(model):
         assert_same(model(padded, mask).pred_masks[:, :, :2], model(padded[:, :2]).pred_masks)
 
 
-def test_a_longer_video_is_refused_with_the_way_out(model):
-    told = f"has {T + 1} frames and the model knows {T}; expected at most as many: .* by the streaming predictor"
-    with pytest.raises(ValueError, match=told):
-        model(video(1, T + 1))
-
-
 def test_frames_of_a_clip():
     real = torch.tensor([[True, True, True, False], [False, True, False, True], [False] * 4])
     frames, places = clip_of_frames(real, 5)
     assert frames.tolist() == [[0, 1, 2, 0, 1], [1, 3, 1, 3, 1], [0, 1, 2, 3, 0]]
     assert places.tolist()[0][:3] == [0, 1, 2]
     assert (places[1, 1], places[1, 3]) == (0, 1)
-
-
-def test_a_video_without_a_real_pixel_stays_finite(model):
-    mask = torch.ones(2, 2, H, W)
-    mask[1] = 0
-    with torch.no_grad():
-        outputs = model(video(2, 2), mask)
-    assert all(outputs[name].isfinite().all() for name in ("logits", "pred_boxes", "pred_masks"))
-    results = VistrVideoProcessor().post_process_video_instance_segmentation(outputs)
-    assert [result.num_frames for result in results] == [2, 0]
 
 
 def test_features_of_padding_reach_no_query(model):
@@ -228,17 +180,6 @@ def test_positions_tell_frame_row_and_column(channels, sizes):
         assert torch.equal(constant, constant[:, :1].expand_as(constant)), f"axis {axis} of {others}"
         first = part.movedim(axis, 0)[0, 0, 0, 0]
         assert first[0] == pytest.approx(math.sin(2 * math.pi / (mask.shape[axis] + 1e-6)), abs=1e-6)
-
-
-def test_attention_written_out_gives_the_same(model):
-    eager = copy.deepcopy(model)
-    eager.set_attn_implementation("eager")
-    mask = torch.ones(1, T, H, W)
-    mask[:, :, 20:] = 0
-    with torch.no_grad():
-        written_out, fused = eager(video(1, T), mask, output_attentions=True), model(video(1, T), mask)
-    assert_same(written_out.pred_masks, fused.pred_masks)
-    assert len(written_out.decoder_attentions) == 2
 
 
 def test_a_checkpoint_is_for_its_number_of_frames(model, tmp_path):

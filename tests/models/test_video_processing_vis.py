@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoVideoProcessor
 
 from tests.tiny import moving_square, tiny_config, tiny_model, write_mp4
 from transformers_msstsvis import MsstsVisVideoProcessor, SeqFormerConfig, SeqFormerVideoProcessor
+from transformers_msstsvis.tracking.clips import split_clips
 from transformers_msstsvis.video.reader import VideoReader
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
@@ -264,3 +265,19 @@ def test_model_and_post_processing_fit():
     assert [result.num_frames for result in results] == [2, 3]
     assert [result.size for result in results] == [(60, 80), (50, 90)]
     assert all(len(result) for result in results)
+
+
+@pytest.mark.parametrize(
+    ("clip_stride", "max_frames", "expected"),
+    [(None, 36, (36, 30)), (None, 1, (1, 1)), (4, 6, (6, 4)), (4, 4, (4, 3)), (4, 3, (3, 2)), (4, 1, (1, 1))],
+)
+def test_clips_of_a_plan_overlap_however_short_they_are(clip_stride, max_frames, expected):
+    plan = MsstsVisVideoProcessor(clip_stride=clip_stride).clip_plan(tiny_config(), max_frames)
+    assert plan[:2] == expected
+    for start, frames, _ in split_clips(range(9), *plan):
+        assert frames == list(range(start, start + len(frames)))
+
+
+def test_a_wrong_stride_of_clips():
+    with pytest.raises(ValueError, match="clip_stride is -1; expected at least 1"):
+        MsstsVisVideoProcessor(clip_stride=-1).clip_plan(tiny_config())

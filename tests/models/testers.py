@@ -82,6 +82,15 @@ TESTERS = {
 
 H, W = 48, 64
 
+# Outputs of models whose frames have queries of their own, and their axis of frames.
+BY_FRAME = {
+    "frame_logits": 1,
+    "pred_boxes": 2,
+    "pred_masks": 2,
+    "last_hidden_state": 2,
+    "encoder_last_hidden_state": 1,
+}
+
 
 def random_model(model_class, config, seed=0):
     """A model whose every weight matters: fresh ones are nearly constant and start with zero projections."""
@@ -109,6 +118,14 @@ def labels(n, T, num_labels=3, seed=0, h=H, w=W):
         "masks": masks,
         "valid": masks.flatten(2).any(2),
     }
+
+
+def labels_with_absences(n: int, frames: int) -> dict[str, torch.Tensor]:
+    return {**labels(n, frames), "valid": torch.rand(n, frames, generator=torch.Generator().manual_seed(n)) > 0.3}
+
+
+def assert_same(a: torch.Tensor, b: torch.Tensor, atol: float = 1e-4) -> None:
+    torch.testing.assert_close(a, b, atol=atol, rtol=1e-4)
 
 
 def model_of(name: str, seed: int | None = None, **changes) -> PreTrainedModel:

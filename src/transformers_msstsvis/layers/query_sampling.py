@@ -41,7 +41,7 @@ def deformable_cross_attention(model: PreTrainedModel) -> tuple[nn.Module, nn.Mo
     if not found:
         raise ValueError(
             f"a {model.config.model_type} model has no deformable attention in its decoder, so there are no sampling "
-            "points to draw; take a model that has, such as seqformer or msstsvis"
+            "points to draw; take a model that looks at places of its own choice"
         )
     return layer, found[-1]
 

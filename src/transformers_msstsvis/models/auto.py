@@ -11,6 +11,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 # Folder of a model -> what the names of its classes begin with. A name without a dot is a folder here.
 MODELS = {"seqformer": "SeqFormer", "msstsvis": "MsstsVis", "vistr": "Vistr", "devis": "Devis"}
+# Trained from scratch where none is named.
+DEFAULT_MODEL = "msstsvis"
 
 # File of a model -> what the names of its classes end with. Processors that a model does not have are the shared ones.
 PARTS = {

@@ -6,7 +6,7 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto import CONFIG_MAPPING
 
 from ..checkpoint_files import check_checkpoint
-from ..models.auto import MODELS, AutoModelForVideoInstanceSegmentation
+from ..models.auto import DEFAULT_MODEL, MODELS, AutoModelForVideoInstanceSegmentation
 
 
 def load_for_training(checkpoint: str | Path, **settings) -> PreTrainedModel:
@@ -57,7 +57,7 @@ def load_for_training(checkpoint: str | Path, **settings) -> PreTrainedModel:
     )
 
 
-def new_model(model_type: str = "msstsvis", **settings) -> PreTrainedModel:
+def new_model(model_type: str = DEFAULT_MODEL, **settings) -> PreTrainedModel:
     """
     A model with random weights.
 

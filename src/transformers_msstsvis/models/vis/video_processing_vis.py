@@ -20,6 +20,7 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, make_batched_metadata
 
+from ...results.candidates import check_count
 from ...video.inputs import channels_first, check_pixels, is_array, is_one_video, list_videos
 from .post_processing_vis import VisPostProcessing
 
@@ -169,7 +170,8 @@ class VisVideoProcessor(VisPostProcessing, VisInput, BaseVideoProcessor):
         size_divisor (`int`, *optional*):
             Pad height and width to multiples of it.
         clip_stride (`int`, *optional*):
-            Frames from one clip of a long video to the next; five sixths of a clip by default.
+            Frames from one clip of a long video to the next; five sixths of a clip by default, and where clips are not
+            longer than it.
         tracker (`str`, *optional*, defaults to `"iou"`):
             What joins the clips of a long video to tracks: `"iou"`, the IoU of their masks ([`TrackStitcher`]), or
             `"devis"`, several cues ([`MultiCueStitcher`]).
@@ -205,7 +207,7 @@ class VisVideoProcessor(VisPostProcessing, VisInput, BaseVideoProcessor):
             max_frames: longest clip of a model that takes any; 36 by default.
 
         Raises:
-            ValueError: for another `max_frames` than a model's only length.
+            ValueError: for another `max_frames` than a model's only length, or a `clip_stride` that is no number.
         """
         fixed = getattr(config, "num_frames", None)
         if fixed is not None and max_frames not in (None, fixed):
@@ -213,8 +215,12 @@ class VisVideoProcessor(VisPostProcessing, VisInput, BaseVideoProcessor):
                 f"max_frames is {max_frames}; {config.model_type} knows clips of {fixed} frames only: leave it out"
             )
         length = fixed or max_frames or MAX_FRAMES
-        overlap = min(length // 6 or 1, length - 1)
-        return ClipPlan(length, self.clip_stride or length - overlap, full=fixed is not None)
+        stride = length - min(length // 6 or 1, length - 1)
+        if self.clip_stride is not None:
+            check_count("clip_stride", self.clip_stride)
+            if self.clip_stride < length:
+                stride = self.clip_stride
+        return ClipPlan(length, stride, full=fixed is not None)
 
     def fetch_videos(self, video_url_or_urls, sample_indices_fn: Callable | None = None):
         """
