@@ -313,14 +313,14 @@ def test_the_processor_says_what_joins_clips(checkpoint, tmp_path):
     processor.save_pretrained(tmp_path)
     segmenter = pipeline(TASK, model=str(tmp_path), device="cpu")
     assert segmenter.video_processor.tracker == "devis"
-    assert segmenter._joiner()._stitcher.center_cost == 1
-    assert segmenter._joiner(tracker="iou")._stitcher.iou_threshold == 0.3
+    assert segmenter._clips_of()[1]._stitcher.center_cost == 1
+    assert segmenter._clips_of(tracker="iou")[1]._stitcher.iou_threshold == 0.3
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tracker": "sort"}, "tracker is 'sort'; expected 'iou' or 'devis'"),
+        ({"tracker": "sort"}, "tracker is 'sort'; expected 'iou', 'devis' or 'none'"),
         (
             {"tracker": "devis", "max_frames": 1},
             "stride is 1 with clips of 1 frames; expected a smaller one, or longer",

@@ -2,11 +2,10 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
-from numbers import Real
 from os import PathLike
 from pathlib import Path
 from types import GeneratorType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,21 +16,24 @@ from transformers.pipelines.pt_utils import PipelineChunkIterator, PipelineItera
 from transformers.utils import logging
 
 from .models.auto import AutoModelForVideoInstanceSegmentation
-from .models.vis.post_processing_vis import BOXES
-from .models.vis.video_processing_vis import pad_videos
-from .results.candidates import check_count
+from .models.vis.video_processing_vis import ClipPlan, pad_videos
+from .results.overlap import without_overlap
 from .results.video_instances import VideoInstances
-from .tracking.clip_tracks import clip_tracks
-from .tracking.clips import ClipJoiner, split_clips
+from .tracking.clips import CLIP_THRESHOLD, ClipJoiner, check_numbers, found_in_clips, split_clips
+from .tracking.options import check_options, clips_of, labels_of
+from .tracking.streaming import StreamingPredictor
+from .video.frame_selection import check_selection
 from .video.inputs import is_one_video
+
+if TYPE_CHECKING:
+    from .video.frame_selection import SelectedFrames
+    from .video.reader import VideoReader
 
 logger = logging.get_logger(__name__)
 
 TASK = "video-instance-segmentation"
+SELECTION = ("frames", "frame_stride", "fps", "max_side")
 SAMPLE_MODEL = Path(__file__).parent / "checkpoints" / "msstsvis-tiny-synthetic"
-
-# Kept from every clip of a long video, so that a track survives the clips in which its object is hard to see.
-CLIP_THRESHOLD = 0.05
 
 
 class VideoInterrupted(KeyboardInterrupt):
@@ -67,7 +69,7 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             give everything that scores above 0.05, and `threshold` applies to the joined score: the mean over the
             clips, weighted by the frames of each. `"devis"`: masks, classes, scores and places in the shared frames,
             as published with DeVIS; clips give their `top_k` pairs, whatever they score, and `threshold` applies to
-            the mean score of the frames.
+            the mean score of the frames. `"none"`: clips are not joined, every one has tracks of its own.
         tracker_options (`dict`, *optional*):
             Options of [`TrackStitcher`] or [`MultiCueStitcher`], by default those that the processor has for its
             tracker.
@@ -77,6 +79,11 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             A track that covers a better one, of whatever class, with more than this mask IoU over the frames in which
             it is visible, is the same object once more and left out; 1 keeps all, as in the published results.
         boxes (`str`, defaults to `"mask"`): `"mask"`, around the masks, or `"model"`, as the model predicts them.
+        overlap (`str`, defaults to `"any"`): `"none"` gives every pixel to one track, the one with the higher score.
+        frames (`str`, `slice` or pair of `int`, *optional*): `"100:400"` for frames 100 to 399 of each video.
+        frame_stride (`int`, *optional*): only every n-th frame.
+        fps (`float`, *optional*): frames per second at most, by leaving out others.
+        max_side (`int`, *optional*): longest side in pixels of frames and masks; larger frames are made smaller.
         public_urls (`bool`, defaults to `False`):
             Refuse URLs that lead to this machine or its private networks. For services that strangers use.
         on_error (`str`, *optional*):
@@ -103,14 +110,20 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
-    def __call__(self, inputs: Any, **kwargs) -> Any:
+    def __call__(self, inputs: Any, stream: bool = False, latency: int | None = None, **kwargs) -> Any:
         """
         Segment one video or several.
 
         Args:
-            inputs: one video: a path, URL, folder of frames, glob pattern or [`VideoReader`]; an array or tensor
+            inputs: one video: a path, URL, folder of frames, glob pattern or [`VideoReader`]; the bytes of a file, or
+                a file object; an array or tensor
                 `(T, H, W, 3)` or `(T, 3, H, W)`; a list of its frames (PIL images, arrays `(H, W, 3)`, image files).
                 Or several: a list of such, an array of five dimensions, a dataset, or a generator.
+            stream (`bool`, defaults to `False`):
+                Give the tracks of every stretch of frames as soon as it is finished, as [`VideoInstances`] one after
+                the other; memory does not grow with the video. Several videos give an iterator of such iterators.
+                See [`StreamingPredictor`] for what differs.
+            latency (`int`, *optional*): of [`StreamingPredictor`], with `stream`.
             **kwargs: the arguments of the class, for this call only; `batch_size`, `num_workers`.
 
         Returns:
@@ -132,7 +145,37 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             inputs = tuple(inputs) if single and isinstance(inputs, list) else inputs if single else list(inputs)
         if kwargs.get("on_error") is None:
             kwargs["on_error"] = self._preprocess_params.get("on_error") or ("raise" if single else "skip")
+        if stream:
+            self._sanitize_parameters(**kwargs)
+            kwargs["latency"] = latency
+            return self._stream(inputs, **kwargs) if single else (self._stream(one, **kwargs) for one in inputs)
         return super().__call__(inputs, **kwargs)
+
+    def predictor(self, **options) -> StreamingPredictor:
+        """
+        What segments a video while it comes, with the arguments of the pipeline unless `options` have others.
+
+        Args:
+            **options: of [`StreamingPredictor`], and arguments of the pipeline that do not concern it.
+        """
+        options = {**self._preprocess_params, **self._forward_params, **self._postprocess_params, **options}
+        known = inspect.signature(StreamingPredictor).parameters
+        chosen = {name: value for name, value in options.items() if name in known and value is not None}
+        chosen.pop("fps", None)  # a choice of frames here
+        return StreamingPredictor(self.model, self.video_processor, **chosen)
+
+    def read(self, video: Any, **options) -> "VideoReader | SelectedFrames":
+        """The frames of a video that the pipeline would read, with its arguments unless `options` have others."""
+        options = {**self._preprocess_params, **options}
+        return read_video(video, options.get("public_urls", False), *(options.get(name) for name in SELECTION))
+
+    def _stream(self, video: Any, on_error: str, **options) -> Iterator[VideoInstances]:
+        try:
+            yield from self.predictor(**options).stream(self.read(video, **options))
+        except Exception as error:
+            if on_error == "raise":
+                raise
+            logger.warning(f"{_name_of(video)} ends here: {error}")
 
     def _sanitize_parameters(self, **parameters) -> tuple[dict, dict, dict]:
         steps = [_keywords(step) for step in (self.preprocess, self._forward, self.postprocess)]
@@ -145,50 +188,19 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         return tuple({name: value for name, value in given.items() if name in step} for step in steps)
 
     def _check(self, **given) -> None:
-        meanings = {
-            "threshold": "a score from 0 to 1",
-            "mask_threshold": "a probability between 0 and 1",
-            "duplicate_iou": "an IoU from 0 to 1",
-        }
-        for name, meaning in meanings.items():
-            value = given.get(name, 0.5)
-            number = isinstance(value, Real) and not isinstance(value, bool)
-            if not (number and 0 <= value <= 1) or (name == "mask_threshold" and value in (0, 1)):
-                raise ValueError(f"{name} is {value!r}; expected {meaning}")
-        for name in ("top_k", "max_frames"):
-            check_count(name, given.get(name, 1))
-        for name, choices in (("on_error", ("raise", "skip")), ("boxes", BOXES)):
-            if given.get(name, choices[0]) not in choices:
-                raise ValueError(f"{name} is {given[name]!r}; expected {' or '.join(map(repr, choices))}")
+        check_options(**given)
         self._labels_of(given.get("classes"))
-        self._joiner(given.get("max_frames"), given.get("tracker"), given.get("tracker_options"))
+        self._clips_of(given.get("max_frames"), given.get("tracker"), given.get("tracker_options"))
+        check_selection(*(given.get(name) for name in SELECTION))
 
-    def _joiner(
+    def _clips_of(
         self, max_frames: int | None = None, tracker: str | None = None, tracker_options: dict[str, Any] | None = None
-    ) -> ClipJoiner:
-        """What joins the clips of a video."""
-        processor = self.video_processor
-        if tracker_options is None and tracker in (None, processor.tracker):
-            tracker_options = processor.tracker_options
-        if not isinstance(tracker_options, dict | None):
-            raise ValueError(f"tracker_options is {tracker_options!r}; expected a dict of options of the tracker")
-        plan = processor.clip_plan(self.model.config, max_frames)
-        return ClipJoiner(tracker or processor.tracker, plan.num_frames, plan.stride, **(tracker_options or {}))
+    ) -> tuple[ClipPlan, ClipJoiner]:
+        """How a video is cut, and what joins its clips."""
+        return clips_of(self.video_processor, self.model.config, max_frames, tracker, tracker_options)
 
     def _labels_of(self, classes: str | int | Sequence[str | int] | None) -> set[int] | None:
-        """Labels of classes that are given by name or label."""
-        if classes is None:
-            return None
-        names = self.model.config.id2label
-        of_name = {name: label for label, name in names.items()}
-        chosen = [classes] if isinstance(classes, str | int) else list(classes)
-        labels = [of_name.get(name, name) for name in chosen]
-        unknown = [str(name) for name, label in zip(chosen, labels, strict=True) if label not in names]
-        if unknown:
-            raise ValueError(
-                f"the model has no class {', '.join(unknown)}; expected some of {', '.join(map(str, names.values()))}"
-            )
-        return set(labels)
+        return labels_of(classes, self.model.config.id2label)
 
     def preprocess(
         self,
@@ -198,26 +210,25 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         public_urls: bool = False,
         tracker: str | None = None,
         tracker_options: dict[str, Any] | None = None,
+        frames: str | slice | tuple[int, int] | None = None,
+        frame_stride: int | None = None,
+        fps: float | None = None,
+        max_side: int | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Read a video clip by clip."""
-        joiner = self._joiner(max_frames, tracker, tracker_options)
+        plan, joiner = self._clips_of(max_frames, tracker, tracker_options)
         try:
-            for clip in self._clips(video, max_frames, public_urls):
+            for clip in self._clips(read_video(video, public_urls, frames, frame_stride, fps, max_side), plan):
                 yield {**clip, "on_error": on_error, "joiner": joiner}
                 joiner = None  # the first clip brings it
         except Exception as error:
             # Decoders raise of every kind, and no video may cost the results of the others.
             if on_error == "raise":
                 raise
-            name = video if isinstance(video, str | PathLike) else f"a video of type {type(video).__name__}"
-            logger.warning(f"{name} is skipped, its result is None: {error}")
+            logger.warning(f"{_name_of(video)} is skipped, its result is None: {error}")
             yield {"pixels": None, "is_last": True}
 
-    def _clips(self, video: Any, max_frames: int | None, public_urls: bool) -> Iterator[dict[str, Any]]:
-        from .video.reader import VideoReader
-
-        reader = video if isinstance(video, VideoReader) else VideoReader(video, public_urls=public_urls)
-        plan = self.video_processor.clip_plan(self.model.config, max_frames)
+    def _clips(self, reader: "VideoReader | SelectedFrames", plan: ClipPlan) -> Iterator[dict[str, Any]]:
         for start, frames, is_last in split_clips(reader, *plan):
             pixels = self.video_processor(
                 np.stack(frames), input_data_format="channels_last", do_pad=False, return_tensors="pt"
@@ -302,19 +313,17 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
                 threshold = min(threshold, CLIP_THRESHOLD)
             # k pairs of a query and a class have k different queries at most.
             outputs = self.model(**inputs, mask_top_k=top_k)
-            sizes = [clip["size"] for clip in readable]
-            if (tracker or self.video_processor.tracker) == "devis":
-                results = [
-                    clip_tracks(self.video_processor.unpadded(outputs, row), size, top_k, mask_threshold, boxes)
-                    for row, size in enumerate(sizes)
-                ]
-            else:
-                results = self.video_processor.post_process_video_instance_segmentation(
-                    outputs, sizes, threshold=threshold, top_k=top_k, mask_threshold=mask_threshold, boxes=boxes
-                )
-                labels = self._labels_of(classes)
-                if labels is not None:
-                    results = [instances[np.isin(instances.labels, list(labels))] for instances in results]
+            results = found_in_clips(
+                outputs,
+                [clip["size"] for clip in readable],
+                self.video_processor,
+                tracker or self.video_processor.tracker,
+                threshold,
+                top_k,
+                mask_threshold,
+                boxes,
+                self._labels_of(classes),
+            )
             for clip, found, logits in zip(readable, results, outputs.logits, strict=True):
                 clip["readable"] = self._has_numbers(clip, logits)
                 found.fps, found.id2label = clip["fps"], dict(self.model.config.id2label)
@@ -322,16 +331,14 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         return {"clips": clips}
 
     def _has_numbers(self, clip: dict[str, Any], logits: torch.Tensor) -> bool:
-        if logits.isfinite().any():
+        try:
+            check_numbers(logits, clip["name"], self.model.dtype)
             return True
-        problem = (
-            f"{clip['name']}: not one score of the model is a number; its weights are damaged, or too large for "
-            f"{self.model.dtype}: load the checkpoint anew, or in float32"
-        )
-        if clip["on_error"] == "raise":
-            raise ValueError(problem)
-        logger.warning(f"{problem}. The video is skipped, its result is None.")
-        return False
+        except ValueError as problem:
+            if clip["on_error"] == "raise":
+                raise
+            logger.warning(f"{problem}. The video is skipped, its result is None.")
+            return False
 
     def postprocess(
         self,
@@ -339,12 +346,15 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         threshold: float = 0.3,
         duplicate_iou: float = 0.5,
         classes: str | int | Sequence[str | int] | None = None,
+        overlap: str = "any",
         return_instances: bool = False,
     ) -> VideoInstances | list[dict[str, Any]] | None:
         """Join the clips of one video."""
         if not all(clip["readable"] for clip in clips):
             return None
         instances = clips[0]["joiner"].finish(threshold, duplicate_iou, self._labels_of(classes))
+        if overlap == "none":
+            instances = without_overlap(instances)
         return instances if return_instances else instances.to_list()
 
     def save_pretrained(self, save_directory: str | PathLike, **kwargs) -> None:
@@ -358,6 +368,28 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             del self.model.config.custom_pipelines
         self.model.save_pretrained(save_directory, **kwargs)
         self.video_processor.save_pretrained(save_directory, **kwargs)
+
+
+def read_video(
+    video: Any,
+    public_urls: bool = False,
+    frames: str | slice | tuple[int, int] | None = None,
+    frame_stride: int | None = None,
+    fps: float | None = None,
+    max_side: int | None = None,
+) -> "VideoReader | SelectedFrames":
+    """The frames of a video, those that are wanted; all arguments are of the pipeline."""
+    # Imported here: models do not depend on how data is read until there is some.
+    from .video.frame_selection import SelectedFrames
+    from .video.reader import VideoReader
+
+    reader = video if isinstance(video, VideoReader | SelectedFrames) else VideoReader(video, public_urls=public_urls)
+    chosen = (frames, frame_stride, fps, max_side)
+    return reader if chosen == (None,) * 4 else SelectedFrames(reader, *chosen)
+
+
+def _name_of(video: Any) -> str:
+    return str(video) if isinstance(video, str | PathLike) else f"a video of type {type(video).__name__}"
 
 
 class _ByIndex:

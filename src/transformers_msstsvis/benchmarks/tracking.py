@@ -19,7 +19,7 @@ from ..results.rle import RLE, read_mask
 from ..results.video_instances import VideoInstances
 from ..tracking.clips import TRACKERS, ClipJoiner
 from ..tracking.stitching import mask_overlap
-from ..tracking.suppression import suppress_duplicates
+from ..tracking.track_selection import suppress_duplicates
 
 SHOWN = 0.3  # the score from which predict shows a track
 KINDS = {"occlusion": {}, "look-alikes": {"look_alikes": True}}

@@ -11,6 +11,8 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+BOXES = ("mask", "model")  # around the masks, or as the model predicts them
+
 
 class Candidates(NamedTuple):
     """
@@ -31,13 +33,13 @@ class Candidates(NamedTuple):
     frame_scores: torch.Tensor | None = None
 
 
-def check_count(name: str, count: Any) -> None:
+def check_count(name: str, count: Any, least: int = 1) -> None:
     """
     Raises:
-        ValueError: if `count` is no whole number from 1 on.
+        ValueError: if `count` is no whole number from `least` on.
     """
-    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"{name} is {count!r}; expected at least 1, and a whole number")
+    if not isinstance(count, Integral) or isinstance(count, bool) or count < least:
+        raise ValueError(f"{name} is {count!r}; expected at least {least}, and a whole number")
 
 
 def best_pairs(

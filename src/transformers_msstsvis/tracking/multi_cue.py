@@ -176,6 +176,10 @@ class MultiCueStitcher(Stitcher):
                 if frame in track.frames:
                     track.frames[frame].forget_cues()
 
+    @property
+    def alive(self) -> set[int]:
+        return {track.track_id for track in self._tracks}
+
     def _forget(self, stop: int) -> None:
         for track in self._tracks:
             past = [track.frames.pop(index) for index in range(self._released, stop) if index in track.frames]

@@ -42,6 +42,7 @@ class Stitcher(ABC):
                 f"stop is {stop!r}; expected {self._released} to {self.num_frames}: these frames are left"
             )
         result = self._collect(self._released, stop)
+        result.first_frame = self._released
         self._forget(stop)
         self._released = stop
         return result
@@ -53,6 +54,11 @@ class Stitcher(ABC):
             ValueError: if no clip was added.
         """
         return self.release(self.num_frames)
+
+    @property
+    @abstractmethod
+    def alive(self) -> set[int]:
+        """Ids of the tracks that frames may have that are not released."""
 
     @abstractmethod
     def _collect(self, start: int, stop: int) -> VideoInstances:

@@ -143,6 +143,10 @@ class TrackStitcher(Stitcher):
         self.num_frames = max(self.num_frames, start + clip.num_frames)
         return track_ids
 
+    @property
+    def alive(self) -> set[int]:
+        return {track.track_id for track in (*self._open, *self._closed)}
+
     def _forget(self, stop: int) -> None:
         for track in (*self._open, *self._closed):
             track.frames = {frame: seen for frame, seen in track.frames.items() if frame >= stop}

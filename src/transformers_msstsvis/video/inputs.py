@@ -20,9 +20,9 @@ def list_videos(videos: Any) -> list[Any]:
     Tell one video from several.
 
     Args:
-        videos: one video: a path, URL, folder or glob pattern; an array `(T, H, W, 3)` or `(T, 3, H, W)`; a list of
-            frames, which are PIL images, arrays `(H, W, 3)` or `(3, H, W)`, or image files. Or several: a list of
-            such, which may differ in kind, layout and size, or an array of five dimensions.
+        videos: one video: a path, URL, folder or glob pattern; bytes or a file object; an array `(T, H, W, 3)` or
+            `(T, 3, H, W)`; a list of frames, which are PIL images, arrays `(H, W, 3)` or `(3, H, W)`, or image files.
+            Or several: a list of such, which may differ in kind, layout and size, or an array of five dimensions.
 
     Returns:
         The videos, one after the other.
@@ -31,7 +31,7 @@ def list_videos(videos: Any) -> list[Any]:
         ValueError: for an empty list, a wrong number of dimensions, frames and videos in one list, or deeper nesting.
         TypeError: for anything else.
     """
-    if isinstance(videos, str | PathLike):
+    if isinstance(videos, str | PathLike) or is_file_content(videos):
         return [videos]
     if is_array(videos):
         if videos.ndim == 5:
@@ -67,6 +67,11 @@ def is_one_video(videos: Any) -> bool:
     if isinstance(videos, list | tuple):
         return all(_is_frame(item) for item in videos)
     return not (is_array(videos) and videos.ndim == 5)
+
+
+def is_file_content(source: Any) -> bool:
+    """Whether this is the content of a file: bytes, or a file object."""
+    return isinstance(source, bytes | bytearray | memoryview) or callable(getattr(source, "read", None))
 
 
 def is_array(value: Any) -> bool:

@@ -5,21 +5,25 @@ Frames are RGB, uint8 `(H, W, 3)`. `T` frames, `H`, `W` frame height and width i
 
 import contextlib
 import glob
+import io
 import math
 import re
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from numbers import Real
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from transformers.utils import logging
 
 from .download import download, is_url, name_of_url
 from .images import IMAGE_SUFFIXES, ImageError, count_images, is_image, read_image, read_images
+from .inputs import is_file_content
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +38,7 @@ class VideoReader:
         source: one of
             - path of a video file that FFmpeg reads (mp4, webm, gif, ...), of an animation (WebP, APNG, AVIF) or of
               an image with pages (TIFF), or an http(s) URL of a video, which is downloaded first;
+            - the bytes of such a file, or a file object opened for reading in binary mode, which is read to its end;
             - path of a folder of frames (jpg, jpeg, png, bmp, webp, tif, tiff, avif), in natural order (`2.jpg` before
               `10.jpg`), or a glob pattern of such files;
             - list of frames: paths, PIL images or arrays `(H, W, 3)` or `(3, H, W)`;
@@ -107,6 +112,10 @@ class VideoReader:
             self._download = download(source, self._report, self.public_urls)
             self.name = name_of_url(source)
             return self._open_file(Path(self._download.name))
+        if is_file_content(source):
+            self._download = _temporary_file(source)
+            self.name = Path(str(getattr(source, "name", ""))).stem or "video"
+            return self._open_file(Path(self._download.name))
         if isinstance(source, str | PathLike):
             if not str(source):
                 raise ValueError("the name of the video is empty; expected a file, a URL, a folder or a glob pattern")
@@ -116,7 +125,7 @@ class VideoReader:
         if hasattr(source, "ndim") and hasattr(source, "dtype"):
             return self._open_array(source)
         raise TypeError(
-            f"source is of type {type(source).__name__}; expected a path, a URL, a list of frames or an array: "
+            f"source is of type {type(source).__name__}; expected a path, URL, file, list of frames or array: "
             + ("put a single image into a list" if _is_pil(source) else "turn another series of frames into a list")
         )
 
@@ -398,6 +407,20 @@ def _remaining_frames(stream: Any, damaged: Any | None) -> list[Any]:
         return [frame for frame in stream.decode(None) if frame.pts is not None and frame.pts < damaged.pts]
     except load_av().FFmpegError:
         return []
+
+
+def _temporary_file(source: Any) -> BinaryIO:
+    """The content in a file of its own, which goes away when it is closed: decoders go back and forth."""
+    file = tempfile.NamedTemporaryFile()
+    try:
+        shutil.copyfileobj(source if hasattr(source, "read") else io.BytesIO(source), file)
+    except TypeError as error:
+        file.close()
+        raise TypeError(
+            "the file was opened as text; expected one opened in binary mode, as open(path, 'rb')"
+        ) from error
+    file.flush()
+    return file
 
 
 def _is_pil(frame: Any) -> bool:

@@ -9,6 +9,7 @@ from fractions import Fraction
 from numbers import Real
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from transformers.utils import logging
@@ -16,11 +17,26 @@ from transformers.utils import logging
 from ..files import move_into_place, naming, partial_path, written_aside
 from .reader import load_av
 
+if TYPE_CHECKING:
+    from av import CodecContext, VideoFrame
+
 logger = logging.get_logger(__name__)
 
 MAX_FPS = 1000
 # Suffix -> encoder and pixel format. GIF frames are reduced to 256 colours each before they are encoded.
 VIDEO_ENCODERS = {".mp4": ("libx264", "yuv420p"), ".webm": ("libvpx-vp9", "yuv420p"), ".gif": ("gif", "pal8")}
+ENCODER_OPTIONS = {
+    ".mp4": {},
+    # Constant quality, at a speed that does not hold up the model.
+    ".webm": {"crf": "30", "b:v": "0", "deadline": "realtime", "cpu-used": "6", "lag-in-frames": "0"},
+    ".gif": {},
+}
+# Written piece by piece, so that a process that is killed leaves what can be played.
+CONTAINER_OPTIONS = {
+    ".mp4": {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"},
+    ".webm": {"cluster_time_limit": "500", "flush_packets": "1"},
+    ".gif": {},
+}
 
 
 class VideoWriter:
@@ -28,7 +44,8 @@ class VideoWriter:
 
     The file is written aside, as `clip.partial.mp4` or in `folder/partial`, and gets its name when it is finished. So
     whatever happens, an older file of this name stays as it was until there is a new one; where there is none, what
-    was written until the `with` block was left by an error is finished and named, too.
+    was written until the `with` block was left by an error is finished and named, too. An mp4 of a process that was
+    killed, or had no place left on the disk, can be played up to the frame before the last one of `flush`.
 
     Args:
         path: `.mp4` (H.264), `.webm` (VP9) or `.gif`; a path without suffix is a folder of `00000.png`, ... . Folders
@@ -61,7 +78,7 @@ class VideoWriter:
         self.num_frames = 0
         self.written_to: Path | None = None
         self._partial: Path | None = None
-        self._container = self._stream = None
+        self._container = self._stream = self._encoder = None
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -92,6 +109,12 @@ class VideoWriter:
                     Image.fromarray(frame).save(unfinished)
         self.num_frames += 1
 
+    def flush(self) -> None:
+        """Put what was written on the disk. Encoders of mp4 hold up to some fifty frames back to need less place."""
+        if self.suffix == ".mp4":
+            with naming(self.path):
+                self._end_encoder()
+
     def close(self, finished: bool = True) -> None:
         """Finish the file: what was written so far can be played. Unless `finished`, no older file is replaced."""
         if self.written_to is not None:
@@ -100,17 +123,16 @@ class VideoWriter:
             self._remove_partial()
             return
         try:
-            if self._container is not None:
-                with naming(self.path), self._container as container:
-                    self._container = None
-                    container.mux(self._stream.encode(None))
+            self._finish_container()
             self.written_to = self._partial
             if finished or not (self.path.exists() if self.suffix else any(self.path.glob("*.png"))):
                 with naming(self.path):
                     move_into_place(self._partial, self.path)
                 self.written_to = self.path
         except OSError:
-            if self.suffix:  # it can't be played
+            if self.suffix == ".mp4":
+                self.written_to = self._partial  # up to here it can be played
+            elif self.suffix:
                 self._remove_partial()
                 self.written_to = None
             raise
@@ -118,6 +140,18 @@ class VideoWriter:
             later = [path for path in self.path.glob("*.png") if path.stem > f"{self.num_frames - 1:05d}"]
             if later:
                 logger.warning(f"{self.path} still holds {len(later)} frames from before, such as {later[0].name}.")
+
+    def _finish_container(self) -> None:
+        if self._container is None:
+            return
+        with naming(self.path):
+            try:
+                self._end_encoder()
+            finally:
+                container, self._container = self._container, None
+                container.close()
+            if self.suffix == ".mp4":
+                _in_one_piece(self._partial)
 
     def _remove_partial(self) -> None:
         if self._container is not None:
@@ -137,18 +171,18 @@ class VideoWriter:
                 self._partial.mkdir()
                 return
             encoder, pixel_format = VIDEO_ENCODERS[self.suffix]
-            self._container = load_av().open(str(self._partial.absolute()), "w", format=self.suffix[1:])
+            self._container = load_av().open(
+                str(self._partial.absolute()), "w", format=self.suffix[1:], options=CONTAINER_OPTIONS[self.suffix]
+            )
         rate = Fraction(self.fps).limit_denominator(1001)
         if self.suffix == ".gif":
             rate = Fraction(100, max(2, round(100 / self.fps)))
-        self._stream = self._container.add_stream(encoder, rate=rate)
         odd = (0, 0) if self.suffix == ".gif" else (self.size[0] % 2, self.size[1] % 2)
         self._padding = ((0, odd[0]), (0, odd[1]), (0, 0))
+        self._stream = self._container.add_stream(encoder, rate=rate, options=ENCODER_OPTIONS[self.suffix])
         self._stream.height, self._stream.width = self.size[0] + odd[0], self.size[1] + odd[1]
         self._stream.pix_fmt = pixel_format
-        if self.suffix == ".webm":
-            # Constant quality, at a speed that does not hold up the model.
-            self._stream.options = {"crf": "30", "b:v": "0", "deadline": "realtime", "cpu-used": "6"}
+        self._rate, self._encoder = rate, self._stream.codec_context
 
     def _encode(self, frame: np.ndarray) -> None:
         av = load_av()
@@ -162,7 +196,42 @@ class VideoWriter:
             picture = av.VideoFrame.from_ndarray((np.asarray(image), palette), format="pal8")
         else:
             picture = av.VideoFrame.from_ndarray(np.pad(frame, self._padding, mode="edge"), format="rgb24")
-        self._container.mux(self._stream.encode(picture))
+        picture.pts, picture.time_base = self.num_frames, 1 / self._rate
+        self._mux(self._encoder or self._next_encoder(), picture)
+
+    def _next_encoder(self) -> "CodecContext":
+        """One that goes on after the last, with the same settings: the header of the file is for both."""
+        av, first = load_av(), self._stream.codec_context
+        self._encoder = av.CodecContext.create(first.codec, "w")
+        self._encoder.height, self._encoder.width, self._encoder.pix_fmt = first.height, first.width, first.pix_fmt
+        self._encoder.framerate, self._encoder.time_base = self._rate, 1 / self._rate
+        self._encoder.flags |= av.codec.context.Flags.global_header
+        return self._encoder
+
+    def _end_encoder(self) -> None:
+        if self._encoder is not None:
+            self._mux(self._encoder, None)
+            self._encoder = None
+
+    def _mux(self, encoder: "CodecContext", picture: "VideoFrame | None") -> None:
+        for packet in encoder.encode(picture):
+            packet.stream = self._stream
+            self._container.mux(packet)
+
+
+def _in_one_piece(path: Path) -> None:
+    """Put the index of an mp4 of fragments in front, as players want it that jump or show the length."""
+    av = load_av()
+    with written_aside(path) as whole, av.open(str(path)) as fragments:
+        with av.open(str(whole.absolute()), "w", format="mp4", options={"movflags": "faststart"}) as container:
+            [source] = fragments.streams.video
+            stream, late = container.add_stream_from_template(source), None
+            for packet in fragments.demux(source):
+                if packet.dts is not None:
+                    # Fragments can't begin before zero, as frames do that are stored ahead of those shown first.
+                    late = packet.pts if late is None else late
+                    packet.pts, packet.dts, packet.stream = packet.pts - late, packet.dts - late, stream
+                    container.mux(packet)
 
 
 def write_video(path: str | PathLike, frames: Iterable[np.ndarray], fps: float = 25.0) -> None:

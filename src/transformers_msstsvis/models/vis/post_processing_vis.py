@@ -12,12 +12,10 @@ import torch
 from transformers.image_transforms import center_to_corners_format
 from transformers.utils import ModelOutput
 
-from ...results.candidates import Candidates, best_pairs, check_count
+from ...results.candidates import BOXES, Candidates, best_pairs, check_count
 from ...results.mask_resizing import resized_mask
 from ...results.rle import RLE
 from ...results.video_instances import VideoInstances
-
-BOXES = ("mask", "model")
 
 
 class VisPostProcessing:

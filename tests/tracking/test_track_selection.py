@@ -3,7 +3,7 @@ import pytest
 
 from transformers_msstsvis.results.rle import encode_mask
 from transformers_msstsvis.results.video_instances import VideoInstances
-from transformers_msstsvis.tracking.suppression import suppress_duplicates
+from transformers_msstsvis.tracking.track_selection import suppress_duplicates
 
 
 def video(*tracks: tuple[float, list[str]]) -> VideoInstances:
