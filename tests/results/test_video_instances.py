@@ -107,7 +107,7 @@ def test_no_instances():
 
 
 def damaged_masks(**change):
-    masks = example().masks
+    masks = [list(track) for track in example().masks]
     masks[1][2] = {**masks[1][2], **change}
     return masks
 
@@ -278,8 +278,10 @@ def test_to_supervision_has_the_visible_instances():
 def test_save_and_load(tmp_path, video, category_ids):
     video.save_json(tmp_path / "video.json", video_id="clip", category_ids=category_ids)
     assert_same(VideoInstances.load_json(tmp_path / "video.json"), video)
-    results = json.loads((tmp_path / "video.json").read_text())["results"]
-    assert results == video.to_ytvis("clip", category_ids)
+    tracks = json.loads((tmp_path / "video.json").read_text())["tracks"]
+    assert [track["category_id"] for track in tracks] == [
+        entry["category_id"] for entry in video.to_ytvis("clip", category_ids)
+    ]
 
 
 def test_plain_list_round_trip(tmp_path):

@@ -37,7 +37,7 @@ def to_ytvis(
         ValueError: if a label is missing from `category_ids`.
     """
     more = [{}] * len(instances)
-    if instances.frame_scores is not None:
+    if instances.scores_frames:
         more = [{"frame_scores": [plain_number(score) for score in row]} for row in instances.frame_scores]
     return [
         {
@@ -96,9 +96,9 @@ def to_coco_video(
     ]
     annotations = []
     for frame in range(instances.num_frames):
-        for index in instances.present(frame):
+        for index, box in zip(instances.present(frame), instances.boxes_at(frame), strict=True):
             rle = instances.masks[index][frame]
-            x1, y1, x2, y2 = (plain_number(value) for value in instances.boxes[index, frame])
+            x1, y1, x2, y2 = map(plain_number, box)
             annotations.append(
                 {
                     "id": first_annotation_id + len(annotations),
@@ -115,12 +115,9 @@ def to_coco_video(
                     "iscrowd": 0,
                 }
             )
-    labels = sorted(instances.id2label or {int(label) for label in instances.labels})
-    if category_ids is not None:
-        labels = [label for label in labels if label in category_ids]
     categories = [
-        {"id": category_id(instances, label, category_ids), "name": str(instances.label_name(label))}
-        for label in labels
+        {"id": category["id"], "name": str(instances.label_name(category["label"]))}
+        for category in categories_of(instances, category_ids)
     ]
     video = {"id": video_id, "height": height, "width": width, "length": instances.num_frames}
     return {"videos": [video], "images": images, "annotations": annotations, "categories": categories}
@@ -155,12 +152,11 @@ def to_mots(instances: "VideoInstances", path: str | PathLike) -> dict[int, int]
     folder = Path(path).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     palette = track_palette().tobytes()
-    by_score = np.argsort(instances.scores, kind="stable")
     for frame in range(instances.num_frames):
         values = np.zeros(instances.size, dtype=np.uint8)
-        for index in by_score:
-            if instances.masks[index][frame] is not None:
-                values[decode_mask(instances.masks[index][frame])] = value_of[int(instances.track_ids[index])]
+        visible = instances.present(frame)
+        for index in visible[np.argsort(instances.scores[visible], kind="stable")]:
+            values[decode_mask(instances.masks[index][frame])] = value_of[int(instances.track_ids[index])]
         image = Image.fromarray(values)
         image.putpalette(palette)
         with written_aside(folder / f"{frame:05d}.png") as unfinished:
@@ -172,13 +168,28 @@ def to_supervision(instances: "VideoInstances", frame: int) -> "supervision.Dete
     """The instances visible in one frame as `supervision.Detections`, with masks, track ids and class names."""
     visible = instances[instances.present(frame)]
     return load_supervision().Detections(
-        xyxy=visible.boxes[:, frame],
+        xyxy=instances.boxes_at(frame),
         mask=visible.decode(frame),
         confidence=visible.scores,
         class_id=visible.labels,
         tracker_id=visible.track_ids,
         data={"class_name": np.array([str(instances.label_name(label)) for label in visible.labels], dtype=str)},
     )
+
+
+def categories_of(instances: "VideoInstances", category_ids: Mapping[int, int] | None) -> list[dict[str, Any]]:
+    """`id` in the data set, `label` and `name`, None where it is not known, of the labels there may be."""
+    labels = sorted({*(instances.id2label or {}), *instances.labels.tolist()})
+    if category_ids is not None:
+        labels = sorted({*category_ids, *instances.labels.tolist()})
+    return [
+        {
+            "id": category_id(instances, label, category_ids),
+            "label": label,
+            "name": (instances.id2label or {}).get(label),
+        }
+        for label in labels
+    ]
 
 
 def category_id(instances: "VideoInstances", label: int, category_ids: Mapping[int, int] | None) -> int:

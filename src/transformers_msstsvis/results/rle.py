@@ -291,15 +291,6 @@ def pixels_of(masks: list[RLE]) -> list[int]:
     return areas
 
 
-def visible(rle: RLE | None) -> RLE | None:
-    """None for a mask without a pixel: other writers give an empty RLE, or an empty list, where we give None."""
-    if not rle:
-        return None
-    rle = normalised_rle(rle)
-    check_counts(rle["counts"], *rle["size"])
-    return rle if mask_utils.area(rle) else None
-
-
 def normalised_rle(rle: RLE) -> RLE:
     """The same RLE with compressed `counts` as str, given as str, as bytes or as a list of run lengths."""
     if (

@@ -3,92 +3,111 @@
 Letters: `n` instances, `T` frames, `H`, `W` frame height and width in pixels.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from itertools import repeat
 from numbers import Real
-from os import PathLike
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from ..files import written_aside
-from .exporters import category_id, plain_number, to_coco_video, to_mots, to_supervision, to_ytvis
-from .rle import RLE, decode_mask, excerpt, normalised_rle, pixels_of, visible
+from .exporters import plain_number, to_coco_video, to_mots, to_supervision, to_ytvis
+from .json_files import load_json, save_json, save_ytvis_json
+from .rle import RLE, decode_mask, excerpt, normalised_rle, pixels_of
+from .track_masks import TrackMasks
 
 
-@dataclass(repr=False, eq=False)
+class Sighting(NamedTuple):
+    """An instance in one frame in which it is visible; `box` x1 y1 x2 y2, `frame_score` None where it is unknown."""
+
+    frame: int
+    mask: RLE
+    box: list[float]
+    frame_score: float | None
+
+
 class VideoInstances:
-    """The instances found in one video.
+    """The instances found in one video, or in a stretch of one.
 
     An instance is absent from a frame exactly where its mask is None; its box is NaN there. Masks stay compressed,
-    so memory grows with the objects and not with pixels x frames.
+    and of each instance only the frames from its first mask to its last are held, so memory grows with the objects
+    and not with pixels x frames.
 
     Args:
         scores: `(n,)`, kept as float32, any finite value (usually a probability).
         labels: `(n,)`, kept as int64, class indices of the model (keys of `id2label`).
         track_ids: `(n,)`, kept as int64, identity over the frames, unique within a video.
-        masks: `n` lists of `T` COCO RLE dicts `{"size": [H, W], "counts": str}` or None where the instance is absent.
-        boxes: `(n, T, 4)`, kept as float32, corners x1 y1 x2 y2 in pixels (x2 and y2 are the far edges of the last
-            pixels: one pixel at the origin is 0 0 1 1). None computes them from the masks, as does a NaN row whose
-            mask is present.
+        masks: `n` lists of `T` COCO RLE dicts `{"size": [H, W], "counts": str}` or None where the instance is absent;
+            a `TrackMasks` takes the frames in which it lives alone. Kept as `TrackMasks`.
+        boxes: `(n, T, 4)`, float32, corners x1 y1 x2 y2 in pixels (x2 and y2 are the far edges of the last pixels:
+            one pixel at the origin is 0 0 1 1). None computes them from the masks, as does a NaN row whose mask is
+            present. Of an instance also `(stop - start, 4)`, for the frames from its first mask to its last.
         size: `(H, W)` of the frames in pixels.
         num_frames: `T`.
         fps: frames per second, if known.
         id2label: class names by label, if known.
-        frame_scores: `(n, T)`, kept as float32, the score in every frame, of models that score frames; None otherwise.
+        frame_scores: `(n, T)`, float32, the score in every frame, of models that score frames, 0 where the instance is
+            absent; None otherwise. Of an instance also `(stop - start,)`, as for boxes.
+        first_frame: index in the video of the first frame, of a stretch of a video: frame t here is its frame
+            `first_frame + t`.
+
+    `boxes` and `frame_scores` are made anew whenever they are asked for, and are read-only; `boxes_at` gives the boxes
+    of one frame without that.
 
     Raises:
         ValueError: if lengths or sizes contradict each other, or a score is not finite.
     """
 
-    scores: np.ndarray
-    labels: np.ndarray
-    track_ids: np.ndarray
-    masks: list[list[RLE | None]]
-    boxes: np.ndarray | None
-    size: tuple[int, int]
-    num_frames: int
-    fps: float | None = None
-    id2label: dict[int, str] | None = None
-    frame_scores: np.ndarray | None = None
-
-    def __post_init__(self):
-        self.size = _whole_numbers("size", self.size, 2, "(height, width) in pixels")
-        [self.num_frames] = _whole_numbers("num_frames", [self.num_frames], 1, "the number of frames")
-        if min(*self.size, self.num_frames) < 0:
-            raise ValueError(f"size is {self.size} and num_frames {self.num_frames}; expected no negative number")
-        if self.fps is not None and not (isinstance(self.fps, Real) and self.fps > 0):
-            raise ValueError(f"fps is {excerpt(self.fps)}; expected a positive number of frames per second, or None")
-        if self.id2label is not None:
+    def __init__(
+        self,
+        scores: np.ndarray,
+        labels: np.ndarray,
+        track_ids: np.ndarray,
+        masks: Sequence[Sequence[RLE | None]],
+        boxes: np.ndarray | Sequence[np.ndarray] | None,
+        size: tuple[int, int],
+        num_frames: int,
+        fps: float | None = None,
+        id2label: Mapping[int, str] | None = None,
+        frame_scores: np.ndarray | Sequence[np.ndarray] | None = None,
+        first_frame: int = 0,
+    ):
+        self.size = _whole_numbers("size", size, 2, "(height, width) in pixels")
+        [self.num_frames] = _whole_numbers("num_frames", [num_frames], 1, "the number of frames")
+        [self.first_frame] = _whole_numbers("first_frame", [first_frame], 1, "the number of a frame of the video")
+        if min(*self.size, self.num_frames, self.first_frame) < 0:
+            raise ValueError(
+                f"size is {self.size}, num_frames {self.num_frames} and first_frame {self.first_frame}; expected no "
+                "negative number"
+            )
+        if fps is not None and not (isinstance(fps, Real) and fps > 0):
+            raise ValueError(f"fps is {excerpt(fps)}; expected a positive number of frames per second, or None")
+        self.fps, self.id2label = fps, None
+        if id2label is not None:
             try:
-                self.id2label = {int(label): str(name) for label, name in self.id2label.items()}
+                self.id2label = {int(label): str(name) for label, name in id2label.items()}
             except (AttributeError, TypeError, ValueError) as error:
                 raise ValueError(
-                    f"id2label is {excerpt(self.id2label)}; expected a dict of class names by label, a whole number"
+                    f"id2label is {excerpt(id2label)}; expected a dict of class names by label, a whole number"
                 ) from error
-        if not isinstance(self.masks, Sequence) or isinstance(self.masks, str):
+        if not isinstance(masks, Sequence) or isinstance(masks, str):
             raise ValueError(
-                f"masks is {excerpt(self.masks)}; expected a list with the masks of each instance, one for each frame"
+                f"masks is {excerpt(masks)}; expected a list with the masks of each instance, one for each frame"
             )
 
-        number = len(self.masks)
-        self.labels = np.array(_whole_numbers("labels", self.labels, number, "a class index for each instance"), int)
-        self.track_ids = np.array(
-            _whole_numbers("track_ids", self.track_ids, number, "an identity for each instance"), int
-        )
+        number = len(masks)
+        self.labels = np.array(_whole_numbers("labels", labels, number, "a class index for each instance"), int)
+        self.track_ids = np.array(_whole_numbers("track_ids", track_ids, number, "an identity for each instance"), int)
         if len(np.unique(self.track_ids)) < number:
             raise ValueError(
                 f"track_ids are {excerpt(self.track_ids.tolist())}; expected a different one for each instance"
             )
         try:
             with np.errstate(over="ignore"):  # infinite then, and refused
-                self.scores = np.asarray(self.scores, dtype=np.float32)
+                self.scores = np.asarray(scores, dtype=np.float32)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"scores are {excerpt(self.scores)}; expected numbers") from error
+            raise ValueError(f"scores are {excerpt(scores)}; expected numbers") from error
         if self.scores.shape != (number,):
             raise ValueError(
                 f"scores has shape {self.scores.shape}; expected ({number},), one value for each of the instances in "
@@ -99,15 +118,22 @@ class VideoInstances:
                 f"scores of instances {np.flatnonzero(~np.isfinite(self.scores)).tolist()} are not finite: "
                 "leave these instances out, and look for NaN in the model's logits"
             )
-        self.masks = [self._checked_masks(index, masks) for index, masks in enumerate(self.masks)]
-        areas = iter(pixels_of([rle for masks in self.masks for rle in masks if rle is not None]))
+        given = [self._checked_masks(index, of_track) for index, of_track in enumerate(masks)]
+        areas = iter(pixels_of([rle for of_track in given for _, rle in of_track.visible()]))
         # A mask without a pixel is none.
-        self.masks = [[rle if rle is not None and next(areas) else None for rle in masks] for masks in self.masks]
-        self.boxes = self._checked_boxes(self.boxes)
-        if self.frame_scores is not None:
-            self.frame_scores = self._checked_frame_scores(self.frame_scores)
+        self.masks = [
+            TrackMasks(
+                (rle if rle is not None and next(areas) else None for rle in of_track.stretch()),
+                of_track.start,
+                self.num_frames,
+            )
+            for of_track in given
+        ]
+        self._boxes = self._checked_boxes(boxes, given)
+        self._frame_scores = None if frame_scores is None else self._checked_frame_scores(frame_scores, given)
+        self._stretches = self._find_stretches()
 
-    def _checked_masks(self, index: int, masks: list[RLE | None]) -> list[RLE | None]:
+    def _checked_masks(self, index: int, masks: Sequence[RLE | None]) -> TrackMasks:
         if not isinstance(masks, Sequence) or isinstance(masks, str):
             raise ValueError(
                 f"masks of instance {index} are {excerpt(masks)}; expected a list with an RLE or None for each frame"
@@ -117,47 +143,95 @@ class VideoInstances:
                 f"masks of instance {index} cover {len(masks)} frames; expected num_frames = {self.num_frames}: "
                 "use None for the frames in which it is absent"
             )
-        masks = [None if rle is None else normalised_rle(rle) for rle in masks]
-        for frame, rle in enumerate(masks):
+        masks = masks if isinstance(masks, TrackMasks) else TrackMasks(masks)
+        checked = [None if rle is None else normalised_rle(rle) for rle in masks.stretch()]
+        for frame, rle in enumerate(checked, start=masks.start):
             if rle is not None and tuple(rle["size"]) != self.size:
                 raise ValueError(
                     f"mask of instance {index} in frame {frame} has size {tuple(rle['size'])}; expected {self.size} "
                     "(height, width): resize masks to the frame before encoding them"
                 )
-        return masks
+        return TrackMasks(checked, masks.start, self.num_frames)
 
-    def _checked_boxes(self, boxes: np.ndarray | None) -> np.ndarray:
-        shape = (len(self), self.num_frames, 4)
-        # A copy: absent frames are overwritten, and the caller's array is not ours.
-        try:
-            boxes = np.full(shape, np.nan, dtype=np.float32) if boxes is None else np.array(boxes, dtype=np.float32)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"boxes are {excerpt(boxes)}; expected numbers of shape {shape}") from error
-        if boxes.shape != shape and not boxes.size == len(self) == 0:
-            raise ValueError(f"boxes has shape {boxes.shape}; expected {shape} (instances, frames, x1 y1 x2 y2)")
-        boxes = boxes.reshape(shape)
-        for index, masks in enumerate(self.masks):
-            for frame, rle in enumerate(masks):
-                if rle is None:
-                    boxes[index, frame] = np.nan
-                elif np.isnan(boxes[index, frame]).any():
-                    x, y, width, height = coco_mask.toBbox(rle)
-                    if x + width > self.size[1] or y + height > self.size[0]:  # misled by runs of no length
-                        x, y, width, height = coco_mask.toBbox(coco_mask.encode(coco_mask.decode(rle)))
-                    boxes[index, frame] = x, y, x + width, y + height
+    def _checked_boxes(self, boxes: Any, given: list[TrackMasks]) -> list[np.ndarray]:
+        if boxes is None:
+            boxes = (np.full((masks.stop - masks.start, 4), np.nan) for masks in given)
+        checked = []
+        for masks, of_track in zip(self.masks, self._rows("boxes", boxes, given, 4), strict=True):
+            stretch = masks.stretch()
+            of_track[[rle is None for rle in stretch]] = np.nan
+            missing = [
+                index for index, rle in enumerate(stretch) if rle is not None and np.isnan(of_track[index]).any()
+            ]
+            if missing:
+                of_track[missing] = self._boxes_of([stretch[index] for index in missing])
+            checked.append(of_track)
+        return checked
+
+    def _boxes_of(self, masks: list[RLE]) -> np.ndarray:
+        boxes = coco_mask.toBbox(masks)
+        boxes[:, 2:] += boxes[:, :2]
+        for index in np.flatnonzero((boxes[:, 2] > self.size[1]) | (boxes[:, 3] > self.size[0])):
+            # Misled by runs of no length.
+            x, y, width, height = coco_mask.toBbox(coco_mask.encode(coco_mask.decode(masks[index])))
+            boxes[index] = x, y, x + width, y + height
         return boxes
 
-    def _checked_frame_scores(self, frame_scores: np.ndarray) -> np.ndarray:
-        shape = (len(self), self.num_frames)
+    def _checked_frame_scores(self, frame_scores: Any, given: list[TrackMasks]) -> list[np.ndarray]:
+        checked = self._rows("frame_scores", frame_scores, given)
+        for masks, of_track in zip(self.masks, checked, strict=True):
+            of_track[[rle is None for rle in masks.stretch()]] = 0
+            if not np.isfinite(of_track).all():
+                raise ValueError(f"frame_scores are {excerpt(of_track.tolist())}; expected finite numbers")
+        return checked
+
+    def _rows(self, name: str, values: Any, given: list[TrackMasks], *last: int) -> list[np.ndarray]:
+        """Copies of the values in the stretch of each instance, given for all frames or for the stretch of `given`."""
+        shape = (len(self), self.num_frames, *last)
         try:
-            frame_scores = np.array(frame_scores, dtype=np.float32)
+            rows = [np.asarray(row, dtype=np.float32) for row in values]
         except (TypeError, ValueError) as error:
-            raise ValueError(f"frame_scores are {excerpt(frame_scores)}; expected numbers of shape {shape}") from error
-        if frame_scores.size == len(self) == 0:
-            frame_scores = frame_scores.reshape(shape)
-        if frame_scores.shape != shape or not np.isfinite(frame_scores).all():
-            raise ValueError(f"frame_scores has shape {frame_scores.shape}; expected finite numbers of shape {shape}")
-        return frame_scores
+            raise ValueError(f"{name} are {excerpt(values)}; expected numbers of shape {shape}") from error
+        if len(rows) != len(self):
+            raise ValueError(f"{name} has shape {(len(rows), *rows[0].shape) if rows else (0,)}; expected {shape}")
+        cut = []
+        for row, masks, kept in zip(rows, given, self.masks, strict=True):
+            if row.shape not in (shape[1:], (masks.stop - masks.start, *last)):
+                raise ValueError(f"{name} has shape {(len(rows), *row.shape)}; expected {shape}")
+            start = 0 if row.shape == shape[1:] else masks.start
+            cut.append(row[kept.start - start : kept.stop - start].copy())
+        return cut
+
+    def _find_stretches(self) -> np.ndarray:
+        """`(2, n)`: the first frame of each instance, and the one behind its last."""
+        return np.array([[masks.start for masks in self.masks], [masks.stop for masks in self.masks]], dtype=np.int64)
+
+    def _with(self, **values: Any) -> "VideoInstances":
+        """A copy with other values; what was checked once is not checked again."""
+        changed = copy(self)
+        vars(changed).update(values)
+        changed._stretches = changed._find_stretches()
+        return changed
+
+    @property
+    def boxes(self) -> np.ndarray:
+        return self._dense(self._boxes, np.nan, 4)
+
+    @property
+    def frame_scores(self) -> np.ndarray | None:
+        return None if self._frame_scores is None else self._dense(self._frame_scores, 0)
+
+    @property
+    def scores_frames(self) -> bool:
+        """Whether `frame_scores` are known."""
+        return self._frame_scores is not None
+
+    def _dense(self, rows: list[np.ndarray], absent: float, *last: int) -> np.ndarray:
+        dense = np.full((len(self), self.num_frames, *last), absent, dtype=np.float32)
+        for index, (row, start, stop) in enumerate(zip(rows, *self._stretches, strict=True)):
+            dense[index, start:stop] = row
+        dense.flags.writeable = False
+        return dense
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -169,18 +243,93 @@ class VideoInstances:
         )
         more = ", ..." if len(self) > 5 else ""
         frames = f"{self.num_frames} frames of {self.size[1]}x{self.size[0]}"
+        if self.first_frame:
+            frames += f" from frame {self.first_frame} on"
         return f"VideoInstances({len(self)} instances in {frames}: [{found}{more}])"
 
     def __getitem__(self, index) -> "VideoInstances":
         """Chosen instances, by bool or integer array, list, slice or one integer; iterating gives them singly."""
         chosen = np.atleast_1d(np.arange(len(self))[index])
-        selection = copy(self)  # what was checked once is not checked again
-        selection.scores, selection.labels = self.scores[chosen], self.labels[chosen]
-        selection.track_ids, selection.boxes = self.track_ids[chosen], self.boxes[chosen]
-        selection.masks = [self.masks[i] for i in chosen]
-        if self.frame_scores is not None:
-            selection.frame_scores = self.frame_scores[chosen]
-        return selection
+        return self._with(
+            scores=self.scores[chosen],
+            labels=self.labels[chosen],
+            track_ids=self.track_ids[chosen],
+            masks=[self.masks[i] for i in chosen],
+            _boxes=[self._boxes[i] for i in chosen],
+            _frame_scores=None if self._frame_scores is None else [self._frame_scores[i] for i in chosen],
+        )
+
+    def frames(self, start: int, stop: int) -> "VideoInstances":
+        """
+        The frames from `start` up to, but not including, `stop`, and the instances that are visible there.
+
+        Raises:
+            ValueError: if there are no such frames.
+        """
+        [start, stop] = _whole_numbers("start and stop", [start, stop], 2, "frames of the result, from 0")
+        if not 0 <= start <= stop <= self.num_frames:
+            raise ValueError(f"frames {start} to {stop} were asked for; expected some of 0 to {self.num_frames}")
+        first, behind = self._stretches
+        alive = np.flatnonzero((first < stop) & (behind > start))
+        masks = {index: self.masks[index][start:stop] for index in alive.tolist()}
+        masks = {index: cut for index, cut in masks.items() if cut.start < cut.stop}
+
+        def cut(rows: list[np.ndarray]) -> list[np.ndarray]:
+            offsets = {index: start - int(first[index]) for index in masks}
+            return [
+                rows[index][offset + masks[index].start : offset + masks[index].stop].copy()
+                for index, offset in offsets.items()
+            ]
+
+        return self[list(masks)]._with(
+            masks=list(masks.values()),
+            _boxes=cut(self._boxes),
+            _frame_scores=None if self._frame_scores is None else cut(self._frame_scores),
+            num_frames=stop - start,
+            first_frame=self.first_frame + start,
+        )
+
+    @classmethod
+    def join(cls, chunks: Iterable["VideoInstances"]) -> "VideoInstances":
+        """
+        One result of consecutive stretches of a video, in which the same id is the same instance.
+
+        Args:
+            chunks: the stretches, from the first on, each beginning where the one before it ends.
+
+        Returns:
+            The instances that are visible somewhere, best score first, then by id. Score and label are those of the
+            last stretch in which an instance is visible: they are known best there. Scores of frames are kept if all
+            have them.
+
+        Raises:
+            ValueError: if stretches do not follow each other, have frames of different sizes, or there is none.
+        """
+        parts: dict[int, _Parts] = {}
+        first, stop, scored = None, 0, True
+        for chunk in chunks:
+            if not isinstance(chunk, VideoInstances):
+                raise TypeError(f"a stretch is of type {type(chunk).__name__}; expected VideoInstances")
+            first, stop = (chunk, chunk.first_frame) if first is None else (first, stop)
+            check_follows(chunk, first.size, stop)
+            stop += chunk.num_frames
+            scored = scored and (chunk._frame_scores is not None or not len(chunk))
+            for index in np.flatnonzero(chunk._stretches[1] > chunk._stretches[0]).tolist():
+                part = parts.setdefault(int(chunk.track_ids[index]), _Parts())
+                part.add(chunk, index, chunk.first_frame - first.first_frame)
+        if first is None:
+            raise ValueError("no stretch of a video was given to be joined; expected at least one")
+        found = sorted(parts.items(), key=lambda entry: (-entry[1].score, entry[0]))
+        scored = scored and (bool(found) or first._frame_scores is not None)
+        return first._with(
+            scores=np.array([part.score for _, part in found], dtype=np.float32),
+            labels=np.array([part.label for _, part in found], dtype=np.int64),
+            track_ids=np.array([track for track, _ in found], dtype=np.int64),
+            masks=[TrackMasks(part.masks, part.start, stop - first.first_frame) for _, part in found],
+            _boxes=[np.concatenate(part.boxes) for _, part in found],
+            _frame_scores=[np.concatenate(part.frame_scores) for _, part in found] if scored else None,
+            num_frames=stop - first.first_frame,
+        )
 
     def filter(self, threshold: float) -> "VideoInstances":
         """
@@ -205,7 +354,29 @@ class VideoInstances:
         """
         if not 0 <= frame < self.num_frames:
             raise IndexError(f"frame {frame} does not exist: expected 0 to {self.num_frames - 1}")
-        return np.array([index for index, masks in enumerate(self.masks) if masks[frame] is not None], dtype=np.int64)
+        first, behind = self._stretches
+        alive = np.flatnonzero((first <= frame) & (frame < behind))
+        return alive[[self.masks[index][frame] is not None for index in alive]]
+
+    def boxes_at(self, frame: int) -> np.ndarray:
+        """The boxes `(k, 4)` of the instances visible in a frame, those of `present(frame)`.
+
+        Raises:
+            IndexError: if there is no such frame.
+        """
+        boxes = [self._boxes[index][frame - self.masks[index].start] for index in self.present(frame)]
+        return np.array(boxes, dtype=np.float32).reshape(-1, 4)
+
+    def sighting(self, index: int, frame: int) -> Sighting:
+        """How an instance is visible in a frame; only for frames in which it is."""
+        place = frame - self.masks[index].start
+        box = [plain_number(value) for value in self._boxes[index][place]]
+        score = None if self._frame_scores is None else plain_number(self._frame_scores[index][place])
+        return Sighting(frame, self.masks[index][frame], box, score)
+
+    def sightings(self, index: int) -> Iterator[Sighting]:
+        """Where and how an instance is visible, frame by frame."""
+        return (self.sighting(index, frame) for frame, _ in self.masks[index].visible())
 
     def decode(self, frame: int) -> np.ndarray:
         """Dense masks of one frame, bool `(n, H, W)`, all False where an instance is absent."""
@@ -227,155 +398,61 @@ class VideoInstances:
                 "label": self.label_name(self.labels[index]),
                 "track_id": int(self.track_ids[index]),
                 "boxes": self._plain_boxes(index),
-                "masks": self.masks[index],
+                "masks": list(self.masks[index]),
             }
             for index in range(len(self))
         ]
 
     def _plain_boxes(self, index: int) -> list[list[float] | None]:
-        return [
-            None if rle is None else [plain_number(value) for value in box]
-            for rle, box in zip(self.masks[index], self.boxes[index], strict=True)
-        ]
+        boxes: list[list[float] | None] = [None] * self.num_frames
+        for sighting in self.sightings(index):
+            boxes[sighting.frame] = sighting.box
+        return boxes
 
     to_ytvis = to_ytvis
     to_coco_video = to_coco_video
     to_mots = to_mots
     to_supervision = to_supervision
+    save_json = save_json
+    save_ytvis_json = save_ytvis_json
+    load_json = classmethod(load_json)
 
-    def save_json(
-        self, path: str | PathLike, video_id: int | str = 1, category_ids: Mapping[int, int] | None = None
-    ) -> None:
-        """Write everything, so that `load_json` gives the same back.
 
-        The file holds an object: `results` is the list of `to_ytvis`, `video` has the id, size, length and frame rate,
-        `categories` the class names. For an evaluator that wants the bare list, use `save_ytvis_json`.
-        """
-        height, width = self.size
-        video = {"id": video_id, "height": height, "width": width, "length": self.num_frames, "fps": self.fps}
-        labels = sorted({*(self.id2label or {}), *self.labels.tolist()})
-        if category_ids is not None:
-            labels = [label for label in labels if label in category_ids or label in self.labels]
-        categories = [
-            {
-                "id": category_id(self, label, category_ids),
-                "label": label,
-                "name": (self.id2label or {}).get(label),
-            }
-            for label in labels
-        ]
-        document = {"video": video, "categories": categories, "results": self.to_ytvis(video_id, category_ids)}
-        _write_json(path, document)
+class _Parts:
+    """What stretches of a video say about one instance."""
 
-    def save_ytvis_json(
-        self, path: str | PathLike, video_id: int | str = 1, category_ids: Mapping[int, int] | None = None
-    ) -> None:
-        """Write `to_ytvis` as it is: a plain list, the YouTube-VIS results format."""
-        _write_json(path, self.to_ytvis(video_id, category_ids))
+    def __init__(self):
+        self.masks: list[RLE | None] = []
+        self.boxes: list[np.ndarray] = []
+        self.frame_scores: list[np.ndarray] = []
 
-    @classmethod
-    def load_json(
-        cls,
-        path: str | PathLike,
-        video_id: int | str | None = None,
-        category_ids: Mapping[int, int] | None = None,
-        id2label: Mapping[int, str] | None = None,
-    ) -> "VideoInstances":
-        """Read a file of `save_json`, or one video of a plain YouTube-VIS results list.
+    def add(self, chunk: VideoInstances, index: int, offset: int) -> None:
+        masks = chunk.masks[index]
+        start = offset + masks.start
+        if not self.masks:
+            self.start = start
+        absent = start - self.start - len(self.masks)
+        self.masks += [*repeat(None, absent), *masks.stretch()]
+        self.boxes += [np.full((absent, 4), np.nan, dtype=np.float32), chunk._boxes[index]]
+        if chunk._frame_scores is not None:
+            self.frame_scores += [np.zeros(absent, dtype=np.float32), chunk._frame_scores[index]]
+        self.score, self.label = chunk.scores[index], chunk.labels[index]
 
-        Args:
-            path: the JSON file.
-            video_id: which video of a plain list; may be left out if the list has only one.
-            category_ids: for a plain list, the category id of each label; label + 1 by default.
-            id2label: for a plain list, class names by label; by default the names in the list, if it has them.
 
-        Raises:
-            ValueError: if the file is in neither format, holds several videos and none was chosen, or a plain list
-                shows no mask and so tells no frame size.
-        """
-        path = Path(path).expanduser()
-        try:
-            document = json.loads(path.read_text(encoding="utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not a JSON file ({error}): was it written completely?") from None
-        try:
-            if isinstance(document, dict):
-                return cls._from_document(document)
-            return cls._from_ytvis(document, video_id, category_ids, id2label)
-        except (KeyError, TypeError, AttributeError, IndexError, OverflowError, ValueError) as error:
-            reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
-            raise ValueError(
-                f"{path} could not be read: {reason}; expected a file of save_json or a YouTube-VIS results list"
-            ) from error
-
-    @classmethod
-    def _from_document(cls, document: dict[str, Any]) -> "VideoInstances":
-        video, categories = document["video"], document["categories"]
-        label_of = {category["id"]: category["label"] for category in categories}
-        names = {category["label"]: category["name"] for category in categories if category["name"] is not None}
-        return cls._from_results(
-            document["results"],
-            labels=[label_of[result["category_id"]] for result in document["results"]],
-            size=(video["height"], video["width"]),
-            num_frames=video["length"],
-            fps=video["fps"],
-            id2label=names or None,
+def check_follows(chunk: VideoInstances, size: tuple[int, int], frame: int) -> None:
+    """
+    Raises:
+        ValueError: if a stretch of a video does not begin at `frame`, or has frames of another size.
+    """
+    if chunk.first_frame != frame:
+        raise ValueError(
+            f"a stretch of the video begins at frame {chunk.first_frame}; expected frame {frame}, where the one "
+            "before it ends: give all stretches, in order"
         )
-
-    @classmethod
-    def _from_ytvis(cls, results, video_id, category_ids, id2label) -> "VideoInstances":
-        videos = list(dict.fromkeys(result["video_id"] for result in results))
-        if video_id is None and len(videos) == 1:
-            video_id = videos[0]
-        if video_id not in videos:
-            raise ValueError(f"video_id is {video_id!r}; the list has videos {videos[:10]}: choose one with video_id=")
-        results = [result for result in results if result["video_id"] == video_id]
-        sizes = [rle["size"] for result in results for rle in result["segmentations"] if rle]
-        if not sizes:
-            raise ValueError("no result shows a mask, so the frame size is unknown; save_json keeps it")
-        label_of = {category: label for label, category in (category_ids or {}).items()}
-        labels = [label_of[result["category_id"]] if category_ids else result["category_id"] - 1 for result in results]
-        names = id2label or {
-            label: result["label"]
-            for label, result in zip(labels, results, strict=True)
-            if isinstance(result.get("label"), str)
-        }
-        return cls._from_results(
-            results,
-            labels=labels,
-            size=tuple(sizes[0]),
-            num_frames=len(results[0]["segmentations"]),
-            id2label=names or None,
+    if chunk.size != size:
+        raise ValueError(
+            f"the frames of a stretch have size {chunk.size}; expected {size} (height, width), as in the first one"
         )
-
-    @classmethod
-    def _from_results(cls, results, labels, size, num_frames, fps=None, id2label=None) -> "VideoInstances":
-        absent = [np.nan] * 4
-        tracks = [result.get("track_id", number) for number, result in enumerate(results, start=1)]
-        if len(set(tracks)) < len(tracks):  # of a query that appears with several classes
-            tracks = range(1, len(tracks) + 1)
-        boxes = [
-            [absent if box is None else box for box in result.get("boxes") or [None] * num_frames]
-            for result in results
-        ]
-        of_frames = [result.get("frame_scores") for result in results]
-        return cls(
-            scores=[result["score"] for result in results],
-            labels=labels,
-            track_ids=tracks,
-            masks=[[visible(rle) for rle in result["segmentations"]] for result in results],
-            boxes=boxes,
-            size=size,
-            num_frames=num_frames,
-            fps=fps,
-            id2label=id2label,
-            frame_scores=None if not results or None in of_frames else of_frames,
-        )
-
-
-def _write_json(path: str | PathLike, document: Any) -> None:
-    with written_aside(path) as unfinished:
-        unfinished.write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
 
 
 def _whole_numbers(name: str, values: Any, number: int, meaning: str) -> tuple[int, ...]:
