@@ -19,6 +19,7 @@ from transformers_msstsvis import (
     SeqFormerForVideoInstanceSegmentation,
     VideoInstances,
     VideoInstanceSegmentationPipeline,
+    VideoReader,
     VideoWriter,
     encode_mask,
     pipelines,
@@ -277,6 +278,52 @@ def join_clips(clips, threshold) -> VideoInstances:
     for start, clip in clips:
         joiner.add(clip, start)
     return joiner.finish(threshold)
+
+
+def test_a_stream(segmenter, tmp_path):
+    path = write_mp4(tmp_path / "clip.mp4", 14)
+    stretches = segmenter(str(path), stream=True, max_frames=6)
+    first = next(stretches)
+    assert isinstance(first, VideoInstances)
+    assert (first.first_frame, first.num_frames, first.fps) == (0, 5, 10)
+    joined = VideoInstances.join([first, *stretches])
+    assert_same(joined.to_list(), segmenter(str(path), max_frames=6))
+    assert [s.num_frames for s in segmenter(str(path), stream=True, latency=3)] == [3, 3, 3, 3, 2]
+
+
+def test_streams_of_several_videos(segmenter, tmp_path, warnings):
+    videos = [moving_square(4), str(tmp_path / "nowhere.mp4"), moving_square(9)]
+    for given in (videos, (video for video in videos)):
+        lengths = [[s.num_frames for s in stream] for stream in segmenter(given, stream=True, max_frames=6)]
+        assert lengths == [[4], [], [5, 4]]
+    assert "nowhere.mp4 ends here: " in warnings[-1]
+    with pytest.raises(FileNotFoundError, match=r"nowhere.mp4 does not exist"):
+        next(segmenter(videos[1], stream=True))
+    with pytest.raises(TypeError, match="there is no argument thresh"):
+        next(segmenter(videos[0], stream=True, thresh=0.5))
+
+
+def test_frames_that_are_wanted(segmenter, tmp_path):
+    path = write_mp4(tmp_path / "clip.mp4", 12)
+    video = np.stack(list(VideoReader(path)))
+    for options, expected in (
+        ({"frames": "3:7"}, video[3:7]),
+        ({"frame_stride": 5}, video[::5]),
+        ({"fps": 5}, video[::2]),
+    ):
+        assert_same(segmenter(str(path), **options), segmenter(expected))
+        assert_same(segmenter([str(path)], **options)[0], segmenter(expected))
+    assert segmenter(str(path), fps=5, return_instances=True).fps == 5
+    assert segmenter(str(path), max_side=32, return_instances=True).size == (24, 32)
+
+
+def test_the_content_of_a_file(segmenter, tmp_path):
+    path = write_mp4(tmp_path / "clip.mp4")
+    expected = segmenter(str(path))
+    assert segmenter(path.read_bytes()) == expected
+    with open(path, "rb") as file:
+        assert segmenter(file) == expected
+    assert segmenter([path.read_bytes(), str(path)]) == [expected] * 2
 
 
 def test_a_weak_clip_does_not_cut_a_track():

@@ -107,6 +107,13 @@ def partial_path(path: str | PathLike) -> Path:
     return next(aside for aside in asides if not aside.exists())
 
 
+def remove_partial(path: str | PathLike) -> None:
+    """Remove what a process that was killed left of a file or folder, under its first [`partial_path`]."""
+    path = Path(path)
+    shutil.rmtree(path / "partial", ignore_errors=True)
+    path.with_name(f"{path.stem}.partial{path.suffix}").unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def written_aside(path: str | PathLike) -> Iterator[Path]:
     """

@@ -116,9 +116,9 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
 
         Args:
             inputs: one video: a path, URL, folder of frames, glob pattern or [`VideoReader`]; the bytes of a file, or
-                a file object; an array or tensor
-                `(T, H, W, 3)` or `(T, 3, H, W)`; a list of its frames (PIL images, arrays `(H, W, 3)`, image files).
-                Or several: a list of such, an array of five dimensions, a dataset, or a generator.
+                a file object; an array or tensor `(T, H, W, 3)` or `(T, 3, H, W)`; a list of its frames (PIL images,
+                arrays `(H, W, 3)`, image files). Or several: a list of such, an array of five dimensions, a dataset,
+                or a generator.
             stream (`bool`, defaults to `False`):
                 Give the tracks of every stretch of frames as soon as it is finished, as [`VideoInstances`] one after
                 the other; memory does not grow with the video. Several videos give an iterator of such iterators.
@@ -146,7 +146,6 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         if kwargs.get("on_error") is None:
             kwargs["on_error"] = self._preprocess_params.get("on_error") or ("raise" if single else "skip")
         if stream:
-            self._sanitize_parameters(**kwargs)
             kwargs["latency"] = latency
             return self._stream(inputs, **kwargs) if single else (self._stream(one, **kwargs) for one in inputs)
         return super().__call__(inputs, **kwargs)
@@ -158,10 +157,10 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         Args:
             **options: of [`StreamingPredictor`], and arguments of the pipeline that do not concern it.
         """
+        known = {*inspect.signature(StreamingPredictor).parameters} - {"fps"}  # a choice of frames here
+        self._sanitize_parameters(**{name: value for name, value in options.items() if name not in known})
         options = {**self._preprocess_params, **self._forward_params, **self._postprocess_params, **options}
-        known = inspect.signature(StreamingPredictor).parameters
         chosen = {name: value for name, value in options.items() if name in known and value is not None}
-        chosen.pop("fps", None)  # a choice of frames here
         return StreamingPredictor(self.model, self.video_processor, **chosen)
 
     def read(self, video: Any, **options) -> "VideoReader | SelectedFrames":

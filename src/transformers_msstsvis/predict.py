@@ -1,74 +1,37 @@
 """A video in, an annotated video and its tracks out: the pipeline with files around it."""
 
-import glob
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from transformers import pipeline
 from transformers.utils import logging
 
 from .attention_maps import attention_of_track, check_looks_at_points, index_of_track
 from .checkpoint_files import check_checkpoint
-from .files import check_distinct, check_writable, check_writable_folder, files_of, partial_path, written_aside
+from .files import check_distinct, check_writable_folder, files_of, remove_partial, written_aside
 from .pipelines import SAMPLE_MODEL, TASK, VideoInstanceSegmentationPipeline, VideoInterrupted
+from .prediction.outputs import OutputFiles, Outputs
+from .prediction.shards import ErrorFile, Shard
+from .prediction.videos import VIDEO_SUFFIXES, Video, list_videos, video_files, video_name
 from .results.attention_drawing import draw_attention
 from .results.drawing import contact_sheet, draw_video
 from .results.video_instances import VideoInstances
-from .video.download import is_url, name_of_url
-from .video.images import IMAGE_SUFFIXES, ImageError, count_images
-from .video.reader import VideoReader, natural_key
-from .video.writer import MAX_FPS, VideoWriter
+from .tracking.clip_record import ClipRecord
+from .video.writer import MAX_FPS, VideoWriter, write_video
 
 logger = logging.get_logger(__name__)
 
 SAMPLE_VIDEO = SAMPLE_MODEL.parent / "sample.mp4"
-VIDEO_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
-    *(".3gp", ".ogv", ".mxf", ".gif"),
-)
 SHEET_FRAMES = 12
-
-# A file, URL, folder of frames or glob pattern, or the files of its frames.
-Video = str | PathLike | list[str | PathLike]
-
-
-class Outputs(NamedTuple):
-    """
-    What is written for a video; None is not written.
-
-    Attributes:
-        video: annotated video: `.mp4`, `.webm`, `.gif`, or a folder for PNG frames.
-        json: tracks in YouTube-VIS results format, with `track_id`, `label` and `boxes` in addition.
-        masks: folder of palette PNGs whose values are the track ids, one for each frame.
-    """
-
-    video: Path | None = None
-    json: Path | None = None
-    masks: Path | None = None
-
-    @classmethod
-    def of(cls, *paths: str | PathLike | None) -> "Outputs":
-        """From the names of the three, checked not to be empty."""
-        if any(path is not None and not str(path) for path in paths):
-            raise ValueError("the name of an output is empty; expected a file or a folder")
-        return cls(*(None if path is None else Path(path).expanduser() for path in paths))
-
-    def check(self, video: Video, model: str | PathLike) -> None:
-        """Find what can be wrong with the files before the model runs."""
-        if self.json is not None and self.json.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
-            raise ValueError(f"{self.json} has the name of a picture or a video; expected that of a JSON file")
-        folder = self.video is not None and (not self.video.suffix or self.video.is_dir())
-        check_writable(self.json, None if folder else self.video)
-        check_distinct(self, [*_video_files(video), *files_of(model)])
-        for path in (self.masks, self.video if folder else None):
-            if path is not None:
-                check_writable_folder(path)
 
 
 def load_segmenter(
@@ -100,64 +63,163 @@ def predict_video(
     masks_dir: str | PathLike | None = None,
     device: str | int | None = None,
     dtype: str = "auto",
-    public_urls: bool = False,
     attention: int | None = None,
     **options,
 ) -> VideoInstances:
     """
     Segment the instances of a video and write what is asked for.
 
-    The video is read twice, first for the model and then to be drawn on, frame by frame, so that memory stays flat.
-    Files are written aside and named when they are finished.
+    As [`stream_video`], whose stretches it joins to one result.
+
+    Args:
+        video, model, output, json_path, masks_dir, device, dtype: as of [`stream_video`].
+        attention: id of a track: `output` shows where the model looks for it, instead of all tracks; also as a `.png`,
+            a contact sheet of up to 12 frames.
+        **options: as of [`stream_video`].
+
+    Returns:
+        The tracks.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError, VideoInterrupted: as [`stream_video`].
+    """
+    segmenter = model if isinstance(model, VideoInstanceSegmentationPipeline) else load_segmenter(model, device, dtype)
+    if attention is None:
+        return VideoInstances.join(stream_video(video, segmenter, output, json_path, masks_dir, **options))
+    check_looks_at_points(segmenter)
+    if output is not None and Path(output).suffix.lower() != ".png":
+        VideoWriter(output)  # refuses what it can't write
+    Outputs.of(output, json_path, masks_dir).check(video, segmenter.model.name_or_path)
+    instances = VideoInstances.join(stream_video(video, segmenter, None, json_path, masks_dir, **options))
+    if output is not None:
+        _draw_attention(segmenter, video, instances, attention, Path(output).expanduser(), options)
+    return instances
+
+
+def stream_video(
+    video: Video = SAMPLE_VIDEO,
+    model: str | PathLike | VideoInstanceSegmentationPipeline = SAMPLE_MODEL,
+    output: str | PathLike | None = None,
+    json_path: str | PathLike | None = None,
+    masks_dir: str | PathLike | None = None,
+    device: str | int | None = None,
+    dtype: str = "auto",
+    per_instance: bool = False,
+    exports: Sequence[tuple[str, str | PathLike]] = (),
+    resume: bool = False,
+    **options,
+) -> Iterator[VideoInstances]:
+    """
+    Segment the instances of a video, write what is asked for, and hand out the tracks, stretch by stretch.
+
+    The video is read once, and memory does not grow with it: what is finished is drawn and written. Files are written
+    aside and named when they are complete. Until then a record beside the first of them, `out.resume.jsonl`, keeps
+    what the model found, so that a run that was stopped can go on.
 
     Args:
         video: file, URL, folder of frames or glob pattern, or a list of image files; a synthetic clip by default.
         model: folder or Hub name of a checkpoint, or a pipeline, as of [`load_segmenter`].
         output: annotated video: `.mp4`, `.webm`, `.gif`, or a folder for PNG frames; 25 frames per second where the
             source has no rate.
-        json_path: tracks in YouTube-VIS results format, with `track_id`, `label` and `boxes` in addition.
+        json_path: tracks in YouTube-VIS results format, with `track_id`, `label` and `boxes` in addition; a name that
+            ends in `.jsonl` gets JSON Lines, which grow with a line for each frame.
         masks_dir: folder of palette PNGs whose values are the track ids, one for each frame.
         device, dtype: as of [`load_segmenter`].
-        public_urls: refuse URLs that lead to this machine or its private networks.
-        attention: id of a track: `output` shows where the model looks for it, instead of all tracks; also as a `.png`,
-            a contact sheet of up to 12 frames.
-        **options: of [`VideoInstanceSegmentationPipeline`]: `threshold`, `top_k`, `classes`, `max_frames`, ...
+        per_instance: `masks_dir` gets a folder of masks for each track instead.
+        exports: further formats and their files or folders, such as `("cvat", "tracks.xml")`; see `SINKS`.
+        resume: go on with a run that was stopped, with the same results as if it had not been.
+        **options: of [`StreamingPredictor`] and for reading, as of the pipeline: `threshold`, `top_k`, `classes`,
+            `max_frames`, `tracker`, `frames`, `frame_stride`, `fps`, `max_side`, `public_urls`, ...
 
-    Returns:
-        The tracks.
+    Yields:
+        The tracks of each stretch of frames, once they are written.
 
     Raises:
         FileNotFoundError: if the video, or a model given as a folder, does not exist.
-        ValueError: for an unknown suffix, an output that would replace an input, or values out of range.
+        ValueError: for an unknown suffix, an output that would replace an input, values out of range, or if a run
+            can't go on with the same results.
         OSError: if the model can't be loaded, or a file can't be written; the others are.
         VideoInterrupted: after Ctrl-C; what was finished is written, and the message says up to which frame and where.
             Where there is an older file, the new one is beside it, as `out.partial.json`.
     """
-    outputs = Outputs.of(output, json_path, masks_dir)
-    checkpoint = model.model.name_or_path if isinstance(model, VideoInstanceSegmentationPipeline) else model
-    outputs.check(video, checkpoint)
-    reader = VideoReader(video, public_urls=public_urls)
-    is_sheet = attention is not None and outputs.video is not None and outputs.video.suffix.lower() == ".png"
-    if outputs.video is not None and not is_sheet:
-        VideoWriter(outputs.video, fps=_rate(reader))  # refuses what it can't write
+    outputs = Outputs.of(output, json_path, masks_dir, per_instance=per_instance, exports=exports)
+    outputs.check(video, model.model.name_or_path if isinstance(model, VideoInstanceSegmentationPipeline) else model)
+    if outputs.video is not None:
+        VideoWriter(outputs.video)  # refuses what it can't write
     segmenter = model if isinstance(model, VideoInstanceSegmentationPipeline) else load_segmenter(model, device, dtype)
-    if attention is not None:
-        check_looks_at_points(segmenter)
-    try:
-        instances = segmenter(reader, **{**options, "return_instances": True, "on_error": "raise"})
-    except VideoInterrupted as stop:
-        if stop.instances is not None:
-            outputs = outputs if attention is None else outputs._replace(video=None)
-            written = ", ".join(map(str, _write(stop.instances, reader, outputs, finished=False)))
-            place = f", which are in {written}" if written else ""
-            stop.args = (f"stopped after {stop.instances.num_frames} frames{place}",)
-        raise
-    frames = None
-    if attention is not None and outputs.video is not None:
-        settings = {name: options[name] for name in ("max_frames", "top_k") if options.get(name) is not None}
-        frames = partial(_attention_frames, segmenter, reader, instances, attention, settings)
-    _write(instances, reader, outputs, frames=frames)
-    return instances
+    reader = segmenter.read(video, **options)
+    record = _record(segmenter, video, outputs, resume, options)
+    predictor = segmenter.predictor(record=record, **options)
+    files = OutputFiles(outputs, reader.fps, reader.name)
+    return _run(predictor, reader, files, record)
+
+
+def _run(predictor, reader, files: OutputFiles, record: ClipRecord | None) -> Iterator[VideoInstances]:
+    frames: deque[np.ndarray] = deque()
+
+    def remembered() -> Iterator[np.ndarray]:
+        for frame in reader:
+            frames.append(frame)
+            yield frame
+
+    predictor.fps = reader.fps
+    is_long = reader.num_frames is None or reader.num_frames > predictor.latency + 1
+    with logging.tqdm(total=reader.num_frames, desc=reader.name, unit="frame", disable=not is_long) as progress:
+        try:
+            for tracks in predictor.stream(remembered()):
+                files.append([frames.popleft() for _ in range(tracks.num_frames)], tracks)
+                progress.update(tracks.num_frames)
+                yield tracks
+        except BaseException as error:
+            if record is not None:
+                record.close()
+            written = ", ".join(map(str, files.close(finished=False)))
+            if isinstance(error, KeyboardInterrupt):
+                place = f", which are in {written}" if written else ""
+                way_on = "; with --resume it goes on" if record is not None else ""
+                raise VideoInterrupted(f"stopped after {files.num_frames} frames{place}{way_on}") from error
+            raise
+    files.close()
+    if record is not None:
+        record.close(finished=True)
+
+
+def _record(
+    segmenter: VideoInstanceSegmentationPipeline, video: Video, outputs: Outputs, resume: bool, options: dict[str, Any]
+) -> ClipRecord | None:
+    """Where what is found in the clips is kept until the outputs are complete."""
+    if not outputs.paths:
+        return None
+    if (options.get("tracker") or segmenter.video_processor.tracker) == "devis":
+        if resume:
+            raise ValueError(
+                "a run with the tracker 'devis' can't be resumed, for that needs the soft masks of all clips, which "
+                "are too large to keep; run it again without, or with the tracker 'iou'"
+            )
+        return None
+    if resume:
+        for path in outputs.paths:
+            remove_partial(path)
+    first = outputs.paths[0]
+    settings = {
+        "video": f"{video_name(video)} ({_digest_of_files(video)})",
+        "model": f"{segmenter.model.name_or_path} ({_digest_of_weights(segmenter.model)})",
+        "options": {name: value for name, value in sorted(options.items()) if value is not None},
+    }
+    return ClipRecord(first.with_name(f"{first.stem}.resume.jsonl"), settings, resume)
+
+
+def _digest_of_files(video: Video) -> str:
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in video_files(video)]
+    return hashlib.sha256(repr(stats or str(video)).encode()).hexdigest()[:12]
+
+
+def _digest_of_weights(model: Any) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:12]
 
 
 def predict_videos(
@@ -165,28 +227,38 @@ def predict_videos(
     model: str | PathLike | VideoInstanceSegmentationPipeline = SAMPLE_MODEL,
     output: str | PathLike = "out",
     masks_dir: str | PathLike | None = None,
-    suffix: str = ".mp4",
+    suffix: str | None = ".mp4",
     device: str | int | None = None,
     dtype: str = "auto",
+    shard: str | None = None,
+    overwrite: bool = False,
     **options,
-) -> Iterator[tuple[str, VideoInstances | Exception, Outputs]]:
+) -> Iterator[tuple[str, VideoInstances | Exception | None, Outputs]]:
     """
     Segment several videos, one after the other, each as by [`predict_video`].
 
+    The results of a video are there whole or not at all; those that are there are not made again, so that what was
+    stopped goes on when it is started once more. `errors.jsonl` in the output folder lists the videos that failed.
+
     Args:
         videos: as of [`list_videos`].
-        model, device, dtype: as of [`predict_video`].
+        model, device, dtype: as of [`predict_video`]; of several processes on a machine each takes a GPU of its own.
         output: folder for an annotated video and a JSON file of each.
         masks_dir: folder for a folder of masks of each.
-        suffix: of the annotated videos.
+        suffix: of the annotated videos; None for none.
+        shard: the share of the videos that is meant, `"2/8"` for the second of eight; by default the one of this
+            process in a SLURM array, or among those that `torchrun` or `accelerate launch` started.
+        overwrite: make all results anew.
         **options: as of [`predict_video`].
 
     Yields:
-        For each video its name, its tracks, or what was wrong with it, and where the results are.
+        For each video its name, its tracks, or what was wrong with it, or None where the results were there, and where
+        they are.
 
     Raises:
         OSError, ValueError: as [`predict_video`], before the first video, for what is wrong with all.
     """
+    share = Shard.of(shard)
     paths = list_videos(videos)
     names: dict[str, None] = {}
     for name in map(video_name, paths):
@@ -194,99 +266,72 @@ def predict_videos(
     folder, masks = Path(output).expanduser(), None if masks_dir is None else Path(masks_dir).expanduser()
     if folder.suffix in VIDEO_SUFFIXES or folder.is_file():
         raise ValueError(f"the output for {len(paths)} videos is {folder}; expected a folder")
-    results = [Outputs.of(folder / f"{n}{suffix}", folder / f"{n}.json", masks and masks / n) for n in names]
+    results = [
+        Outputs.of(None if suffix is None else folder / f"{n}{suffix}", folder / f"{n}.json", masks and masks / n)
+        for n in names
+    ]
     checkpoint = model.model.name_or_path if isinstance(model, VideoInstanceSegmentationPipeline) else model
-    inputs = [*(file for path in paths for file in _video_files(path)), *files_of(checkpoint)]
-    check_distinct([output for outputs in results for output in outputs], inputs)
+    inputs = [*(file for path in paths for file in video_files(path)), *files_of(checkpoint)]
+    check_distinct([path for outputs in results for path in outputs.paths], inputs)
     check_writable_folder(folder)
-    segmenter = model if isinstance(model, VideoInstanceSegmentationPipeline) else load_segmenter(model, device, dtype)
-    for path, outputs in zip(paths, results, strict=True):
+    errors = ErrorFile(folder / "errors.jsonl", anew=share.count == 1)
+    segmenter = model
+    if not isinstance(model, VideoInstanceSegmentationPipeline):
+        segmenter = load_segmenter(model, _own_device() if device is None else device, dtype)
+    for path, outputs in share.take(list(zip(paths, results, strict=True))):
+        name = str(path[0]) if isinstance(path, list) else str(path)
+        # Tracks come last into their place.
+        if not overwrite and outputs.json.exists():
+            yield name, None, outputs
+            continue
+        for left in outputs.paths:
+            remove_partial(left)
         try:
-            result = predict_video(path, segmenter, *outputs, **options)
+            result = predict_video(path, segmenter, outputs.video, outputs.json, outputs.masks, **options)
         except Exception as error:  # whatever it is, it may not cost the other videos
+            errors.add(name, error)
             result = error
-        yield (str(path[0]) if isinstance(path, list) else str(path)), result, outputs
+        yield name, result, outputs
 
 
-def list_videos(sources: Sequence[str | PathLike]) -> list[Video]:
-    """
-    The videos that are meant: folders that hold videos, and no frames, stand for these; so do patterns that match
-    videos. Several images, which a shell makes of a pattern, are the frames of one video. Everything else stands for
-    itself.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    images = [source for source in sources if not is_url(source) and Path(source).suffix.lower() in IMAGE_SUFFIXES]
-    if len(sources) > 1 and len(images) == len(sources) and not _are_animations(images):
-        return [sorted(sources, key=natural_key)]
-    videos: list[Video] = []
-    for source in sources:
-        path = Path(source).expanduser()
-        found = []
-        if not is_url(source) and path.is_dir():
-            inside = [file for file in path.iterdir() if not file.name.startswith(".") and file.is_file()]
-            images = [file for file in inside if file.suffix.lower() in IMAGE_SUFFIXES]
-            found = [file for file in inside if file.suffix.lower() in VIDEO_SUFFIXES]
-            if images and _are_animations(images):
-                found += images
-            elif images and found:
-                logger.warning(
-                    f"{path} is read as the frames of one video, its {len(images)} images; the {len(found)} videos in "
-                    f"it are not: name them, such as '{path}/*{found[0].suffix}'"
-                )
-                found = []
-        elif not is_url(source) and not path.exists() and glob.has_magic(str(path)):
-            matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-            if not any(match.suffix.lower() in IMAGE_SUFFIXES for match in matches):
-                found = [match for match in matches if match.is_file() and match.suffix.lower() in VIDEO_SUFFIXES]
-        videos += sorted(found, key=natural_key) or [source]
-    if not videos:
-        raise ValueError("no video was given; expected at least one")
-    return videos
+def _own_device() -> str | None:
+    """The GPU of this process among those of the machine; None where that is for the pipeline to say."""
+    place, number = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
+    return f"cuda:{int(place) % number}" if place is not None and number else None
 
 
-def video_name(video: Video) -> str:
-    """A name for the results of a video: that of its file or folder without suffix."""
-    if isinstance(video, list):
-        name = Path(video[0]).absolute().parent.name
-    elif is_url(video):
-        name = name_of_url(video)
-    else:
-        path = Path(video).expanduser()
-        name = path.name if path.is_dir() else path.stem
-    return "".join("_" if character in '/\\:*?"<>|\0' else character for character in name).strip(". ") or "video"
+class TrackTable:
+    """The tracks of a video as text, put together stretch by stretch."""
+
+    def __init__(self):
+        self.class_names: list[str] = []  # that the model knows
+        self._rows: dict[int, tuple[str, float, int]] = {}  # by track: label, score, frames in which it is visible
+
+    def add(self, instances: VideoInstances) -> "TrackTable":
+        self.class_names = list((instances.id2label or {}).values())
+        for index, track in enumerate(instances.track_ids.tolist()):
+            *_, visible = self._rows.get(track, (0,))
+            visible += sum(1 for _ in instances.masks[index].visible())
+            label = str(instances.label_name(instances.labels[index]))
+            self._rows[track] = (label, float(instances.scores[index]), visible)
+        return self
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __str__(self) -> str:
+        """One track a line, best first: id, label, score, number of frames in which it is visible."""
+        rows = [("track", "label", "score", "frames")]
+        for track, (label, score, visible) in sorted(self._rows.items(), key=lambda row: -row[1][1]):
+            rows.append((str(track), label, f"{score:.2f}", str(visible)))
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+        return "\n".join(line.rstrip() for line in lines)
 
 
 def track_table(instances: VideoInstances) -> str:
-    """The tracks as text, one a line: id, label, score, number of frames in which it is visible."""
-    rows = [("track", "label", "score", "frames")]
-    for index in range(len(instances)):
-        visible = sum(mask is not None for mask in instances.masks[index])
-        label = str(instances.label_name(instances.labels[index]))
-        rows.append((str(instances.track_ids[index]), label, f"{instances.scores[index]:.2f}", str(visible)))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _are_animations(images: Sequence[str | PathLike]) -> bool:
-    """Whether images are videos, and not the frames of one, by the first of them."""
-    try:
-        return count_images(images[0])[0] > 1
-    except (OSError, ImageError):
-        return False
-
-
-def _video_files(video: Video) -> list[Path]:
-    """What is read for a video: of a folder its images."""
-    files = files_of(video)
-    folders = [path for path in files if path.is_dir()]
-    return [path for path in files if not folders or path in folders or path.suffix.lower() in IMAGE_SUFFIXES]
-
-
-def _rate(reader: VideoReader) -> float:
-    return min(reader.fps or 25.0, MAX_FPS)
+    """The tracks of a video as text, see [`TrackTable`]."""
+    return str(TrackTable().add(instances))
 
 
 def _numbered(name: str) -> Iterator[str]:
@@ -297,93 +342,36 @@ def _numbered(name: str) -> Iterator[str]:
         number += 1
 
 
-def _attention_frames(
+def _draw_attention(
     segmenter: VideoInstanceSegmentationPipeline,
-    reader: VideoReader,
+    video: Video,
     instances: VideoInstances,
     track_id: int,
-    settings: dict[str, int],
-) -> Iterator[np.ndarray]:
+    path: Path,
+    options: dict[str, Any],
+) -> None:
     """The frames with one track, and where the model looks for it."""
+    reader = segmenter.read(video, **options)
     track = instances[index_of_track(instances, track_id)]
-    frames = draw_video(islice(reader, instances.num_frames), track, opacity=0.25)
+    settings = {name: options[name] for name in ("max_frames", "top_k") if options.get(name) is not None}
     places = attention_of_track(segmenter, reader, instances, track_id, **settings)
-    for frame, (points, weights) in zip(frames, places, strict=True):
-        yield from draw_attention([frame], [points], [weights])
-
-
-def _write(
-    instances: VideoInstances,
-    reader: VideoReader,
-    outputs: Outputs,
-    finished: bool = True,
-    frames: Callable[[], Iterator[np.ndarray]] | None = None,
-) -> list[Path]:
-    """
-    Write all outputs, each whatever happens to the others; returns what was written, or raises the first error.
-    `frames` makes those of the video, by default with all tracks.
-    """
-    if frames is None:
-        frames = partial(_drawn_frames, instances, reader)
-    steps: list[tuple[Path | None, Callable[[Path], Path]]] = [
-        (outputs.json, lambda path: _save_json(instances, path, reader.name)),
-        (outputs.masks, lambda path: _save_masks(instances, path)),
-        (outputs.video, lambda path: _draw(frames(), instances.num_frames, _rate(reader), path, finished)),
-    ]
-    written, errors = [], []
-    for path, step in steps:
-        if path is None:
-            continue
-        if not finished and path is not outputs.video and path.is_file():
-            path = partial_path(path)
-        try:
-            written.append(step(path))
-        except OSError as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
-    return written
-
-
-def _save_json(instances: VideoInstances, path: Path, video_id: str) -> Path:
-    instances.save_ytvis_json(path, video_id=video_id)
-    return path
-
-
-def _save_masks(instances: VideoInstances, folder: Path) -> Path:
-    instances.to_mots(folder)
-    return folder
-
-
-def _drawn_frames(instances: VideoInstances, reader: VideoReader) -> Iterator[np.ndarray]:
-    return draw_video(islice(reader, instances.num_frames), instances)
-
-
-def _draw(frames: Iterator[np.ndarray], num_frames: int, fps: float, path: Path, finished: bool) -> Path:
+    drawn = draw_video(islice(reader, instances.num_frames), track, opacity=0.25)
+    frames = (
+        looked
+        for frame, (points, weights) in zip(drawn, places, strict=True)
+        for looked in draw_attention([frame], [points], [weights])
+    )
     if path.suffix.lower() == ".png":
-        return _draw_sheet(frames, num_frames, path)
-    writer = VideoWriter(path, fps=fps)
-    try:
-        for frame in logging.tqdm(frames, total=num_frames, desc="drawing", unit="frame"):
-            writer.write(frame)
-    except KeyboardInterrupt as stop:
-        writer.close(finished=False)
-        place = f", which are in {writer.written_to}" if writer.written_to else ""
-        stop.args = (f"stopped after drawing {writer.num_frames} of {num_frames} frames{place}",)
-        raise
-    except BaseException:
-        writer.close(finished=False)
-        raise
-    writer.close(finished)
-    return writer.written_to
+        _draw_sheet(frames, instances.num_frames, path)
+    else:
+        write_video(path, frames, fps=min(reader.fps or 25.0, MAX_FPS))
 
 
-def _draw_sheet(frames: Iterator[np.ndarray], num_frames: int, path: Path) -> Path:
+def _draw_sheet(frames: Iterator[np.ndarray], num_frames: int, path: Path) -> None:
     chosen = set(np.linspace(0, num_frames - 1, min(SHEET_FRAMES, num_frames)).round().astype(int).tolist())
     sheet = contact_sheet([frame for index, frame in enumerate(frames) if index in chosen])
     with written_aside(path) as unfinished:
         Image.fromarray(sheet).save(unfinished, format="png")
-    return path
 
 
 if __name__ == "__main__":

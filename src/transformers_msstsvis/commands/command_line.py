@@ -50,8 +50,8 @@ def add_tracker_flag(parser: argparse.ArgumentParser) -> None:
     """The flag that says how the clips of long videos are joined."""
     parser.add_argument(
         "--tracker",
-        choices=["iou", "devis"],
-        help="what joins the clips of a long video: their masks, or several cues (default: that of the model)",
+        choices=["iou", "devis", "none"],
+        help="what joins the clips of a long video: masks, several cues, or nothing (default: that of the model)",
     )
 
 

@@ -3,6 +3,9 @@
 transformers-msstsvis predict                                       the sample clip with the small model of the package
 transformers-msstsvis predict clip.mp4 --model DIR --output out.mp4 --json out.json
 transformers-msstsvis predict a.mp4 b.mp4 videos/ --model DIR --output results       several videos, into a folder
+
+Results of several videos that are there are not made again. Of the videos of a list, or of a folder, processes take
+their share: of a SLURM array, of torchrun or accelerate launch, or as --shard says.
 """
 
 import argparse
@@ -17,7 +20,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "videos",
         nargs="*",
         metavar="video",
-        help="file, URL, folder of frames or of videos, or glob pattern; several of them (default: sample clip)",
+        help="file, URL, folder of frames or of videos, glob pattern, or text file with one of these in each line; "
+        "several of them (default: sample clip)",
     )
     parser.add_argument("--model", help="folder or Hub name of a checkpoint (default: the small one of the package)")
     parser.add_argument(
@@ -26,10 +30,24 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "folder for the annotated videos and JSON files (default out)",
     )
     parser.add_argument(
-        "--json", "--json_path", help="tracks of one video in YouTube-VIS results format (default out.json)"
+        "--json",
+        "--json_path",
+        help="tracks of one video in YouTube-VIS format (default out.json); .jsonl: a line for each frame",
     )
     parser.add_argument(
         "--masks", "--masks_dir", metavar="DIR", help="write a palette PNG of track ids for every frame there"
+    )
+    parser.add_argument(
+        "--per-instance", action="store_true", help="--masks gets a folder of masks for each track instead"
+    )
+    parser.add_argument(
+        "--export",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("FORMAT", "PATH"),
+        help="write another format of one video, such as cvat tracks.xml; again for more (formats: "
+        "coco, cvat, csv, label_studio, masks, mots, mots_txt, ...)",
     )
     parser.add_argument(
         "--attention",
@@ -53,8 +71,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default="auto",
         help="of the model (default auto: that of the checkpoint)",
     )
+    parser.add_argument("--frames", metavar="FIRST:END", help="only these frames, such as 100:400, counted from 0")
+    parser.add_argument("--stride", type=int, metavar="N", help="only every n-th frame")
+    parser.add_argument("--fps", type=float, help="frames per second at most, by leaving out others")
+    parser.add_argument("--max-side", type=int, metavar="PIXELS", help="make larger frames smaller, outputs included")
     parser.add_argument("--max-frames", type=int, help="longest clip that the model sees at once (default 36)")
     add_tracker_flag(parser)
+    parser.add_argument("--overlap", choices=["any", "none"], help="none: give every pixel to one track (default any)")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a run of one video that was stopped, with the same results"
+    )
+    parser.add_argument("--shard", metavar="I/N", help="the share of the videos that is meant, such as 2/8")
+    parser.add_argument("--overwrite", action="store_true", help="make the results of several videos anew")
+    parser.add_argument("--quiet", action="store_true", help="say nothing but what went wrong")
     parser.add_argument(
         "--public-urls", action="store_true", help="refuse URLs that lead to this machine or its private networks"
     )
@@ -66,9 +95,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def predict(args: argparse.Namespace) -> int:
-    from ..predict import SAMPLE_MODEL, SAMPLE_VIDEO, list_videos
+    from transformers.utils import logging
+
+    from ..predict import SAMPLE_MODEL, SAMPLE_VIDEO
+    from ..prediction.videos import list_videos
     from ..video.download import is_url
 
+    if args.quiet:
+        logging.disable_progress_bar()
     swallowed = [name for name in args.classes or [] if Path(name).exists() or is_url(name)]
     if swallowed:
         raise ValueError(f"--classes takes {', '.join(swallowed)} for classes; put the videos before --classes")
@@ -82,6 +116,12 @@ def predict(args: argparse.Namespace) -> int:
         "duplicate_iou": args.duplicate_iou,
         "max_frames": args.max_frames,
         "tracker": args.tracker,
+        "overlap": args.overlap,
+        "frames": args.frames,
+        "frame_stride": args.stride,
+        "fps": args.fps,
+        "max_side": args.max_side,
+        "per_instance": args.per_instance,
         "device": args.device,
         "dtype": args.dtype,
         "public_urls": args.public_urls,
@@ -89,58 +129,73 @@ def predict(args: argparse.Namespace) -> int:
     videos = list_videos(sources)
     if len(videos) == 1 and (videos == sources or isinstance(videos[0], list)):
         return predict_one(videos[0], args, options)
-    if args.json is not None:
-        raise ValueError(f"--json is for one video, and these are {len(videos)}; --output DIR has a JSON file of each")
-    if args.attention is not None:
-        raise ValueError(f"--attention is for a track of one video, and these are {len(videos)}; name one")
+    for flag, given in (("--json", args.json), ("--attention", args.attention), ("--export", args.export)):
+        if given:
+            raise ValueError(f"{flag} is for one video, and these are {len(videos)}; --output DIR has files of each")
     return predict_several(sources, args, options)
 
 
 def predict_one(video, args: argparse.Namespace, options: dict) -> int:
-    from ..predict import predict_video
+    from ..predict import TrackTable, predict_video, stream_video
 
     output = "out.mp4" if args.output is None else args.output
     tracks = "out.json" if args.json is None else args.json
-    instances = predict_video(video, output=output, json_path=tracks, attention=args.attention, **options)
-    show(instances, args)
-    for path in (output, tracks, args.masks):
+    table = TrackTable()
+    if args.attention is not None:
+        table.add(predict_video(video, output=output, json_path=tracks, attention=args.attention, **options))
+    else:
+        more = {"exports": args.export, "resume": args.resume}
+        for instances in stream_video(video, output=output, json_path=tracks, **more, **options):
+            table.add(instances)
+    show(table, args)
+    for path in (output, tracks, args.masks, *(path for _, path in args.export)):
         if path is not None:
-            print(f"wrote {path}")
+            tell(f"wrote {path}", args)
     return 0
 
 
 def predict_several(sources, args: argparse.Namespace, options: dict) -> int:
-    from ..predict import predict_videos
+    from ..predict import TrackTable, predict_videos
 
-    failed = 0
+    done = failed = 0
     output = "out" if args.output is None else args.output
-    for video, result, outputs in predict_videos(sources, output=output, **options):
-        print(video)
+    share = {"shard": args.shard, "overwrite": args.overwrite}
+    for video, result, outputs in predict_videos(sources, output=output, **share, **options):
+        tell(video, args)
         if isinstance(result, Exception):
             failed += 1
             say(f"error: {video}: {reason(result)}")
-            continue
-        show(result, args)
-        for path in outputs:
-            if path is not None:
-                print(f"wrote {path}")
+        elif result is None:
+            done += 1
+        else:
+            show(TrackTable().add(result), args)
+            for path in outputs.paths:
+                tell(f"wrote {path}", args)
+    if done:
+        tell(f"{done} of the videos were done before; --overwrite makes their results anew", args)
     if failed:
-        say(f"error: {failed} of the videos failed; the results of the others are written")
+        say(f"error: {failed} of the videos failed, see {output}/errors.jsonl; the results of the others are written")
     return int(failed > 0)
 
 
-def show(instances, args: argparse.Namespace) -> None:
-    from ..predict import track_table
-
-    if len(instances):
-        print(track_table(instances))
+def show(table, args: argparse.Namespace) -> None:
+    if len(table):
+        tell(str(table), args)
         return
-    print(f"no track scores {args.threshold} or more; try a lower one, such as --threshold {args.threshold / 3:.2g}")
+    tell(
+        f"no track scores {args.threshold} or more; try a lower one, such as --threshold {args.threshold / 3:.2g}",
+        args,
+    )
     if args.classes:
-        print(f"only {', '.join(args.classes)} was asked for; without --classes every class counts")
+        tell(f"only {', '.join(args.classes)} was asked for; without --classes every class counts", args)
     if not args.model:
-        names = ", ".join((instances.id2label or {}).values())
-        print(f"the checkpoint of the package knows synthetic shapes only ({names}); name another with --model")
+        names = ", ".join(table.class_names)
+        tell(f"the checkpoint of the package knows synthetic shapes only ({names}); name another with --model", args)
+
+
+def tell(line: str, args: argparse.Namespace) -> None:
+    if not args.quiet:
+        print(line)
 
 
 if __name__ == "__main__":

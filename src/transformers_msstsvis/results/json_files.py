@@ -41,6 +41,13 @@ def save_json(
         file.write("}\n")
 
 
+def document_of(instances: "VideoInstances") -> dict[str, Any]:
+    """What `save_json` writes."""
+    video = {**video_entry(instances, 1), "length": instances.num_frames}
+    categories = categories_of(instances, None)
+    return {"video": video, "categories": categories, "tracks": list(_track_entries(instances, None))}
+
+
 def video_entry(instances: "VideoInstances", video_id: int | str) -> dict[str, Any]:
     height, width = instances.size
     return {
@@ -166,7 +173,7 @@ def load_json(
         raise ValueError(f"{path} is not a JSON file ({error}): was it written completely?") from None
     try:
         if isinstance(document, dict):
-            return _from_document(cls, document)
+            return from_document(document, cls)
         return _from_ytvis(cls, document, video_id, category_ids, id2label)
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError, ValueError) as error:
         reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
@@ -175,7 +182,8 @@ def load_json(
         ) from error
 
 
-def _from_document(cls: type["VideoInstances"], document: dict[str, Any]) -> "VideoInstances":
+def from_document(document: dict[str, Any], cls: type["VideoInstances"]) -> "VideoInstances":
+    """What `document_of` was of."""
     video, categories = document["video"], document["categories"]
     label_of, names = labels_of(categories)
     first_frame = video.get("first_frame", 0)

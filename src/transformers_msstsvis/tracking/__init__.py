@@ -4,5 +4,6 @@ from .clip_tracks import ClipTracks
 from .devis import DevisTracker
 from .multi_cue import MultiCueStitcher
 from .stitching import TrackStitcher
+from .streaming import StreamingPredictor
 
-__all__ = ["ClipTracks", "DevisTracker", "MultiCueStitcher", "TrackStitcher"]
+__all__ = ["ClipTracks", "DevisTracker", "MultiCueStitcher", "StreamingPredictor", "TrackStitcher"]

@@ -54,5 +54,5 @@ class ClipSeries(Stitcher):
         return VideoInstances.join([clip.frames(0, min(clip.num_frames, stop - clip.first_frame)) for clip in there])
 
     def _forget(self, stop: int) -> None:
-        rest = [clip.frames(max(0, stop - clip.first_frame), clip.num_frames) for clip in self._clips]
-        self._clips = [clip for clip in rest if clip.num_frames]
+        left = [clip for clip in self._clips if clip.first_frame + clip.num_frames > stop]
+        self._clips = [clip.frames(max(0, stop - clip.first_frame), clip.num_frames) for clip in left]

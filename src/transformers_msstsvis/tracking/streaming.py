@@ -9,6 +9,7 @@ import torch
 from ..results.candidates import check_count
 from ..results.overlap import without_overlap
 from ..results.video_instances import VideoInstances
+from .clip_record import ClipRecord
 from .clip_tracks import ClipTracks
 from .clips import CLIP_THRESHOLD, Clip, ClipWindow, check_numbers, found_in_clips
 from .options import check_options, clips_of, labels_of
@@ -35,6 +36,9 @@ class StreamingPredictor:
             smaller one makes clips shorter. A model that knows clips of `L` frames only needs more, for its last clip
             may begin anywhere: up to one stride.
         fps (`float`, *optional*): frames per second, for the results; taken from the source where it has one.
+        record ([`ClipRecord`], *optional*):
+            Where to keep what is found in the clips, and to find it: these are not run again. Not with the tracker
+            `"devis"`, which needs more of a clip than is kept.
         threshold, top_k, mask_threshold, max_frames, tracker, tracker_options, classes, duplicate_iou, boxes, overlap:
             As of [`VideoInstanceSegmentationPipeline`].
 
@@ -70,6 +74,7 @@ class StreamingPredictor:
         boxes: str = "mask",
         overlap: str = "any",
         fps: float | None = None,
+        record: ClipRecord | None = None,
     ):
         check_options(
             threshold=threshold,
@@ -81,6 +86,7 @@ class StreamingPredictor:
             **({} if max_frames is None else {"max_frames": max_frames}),
         )
         self.model, self.processor, self.fps, self.overlap = model, processor, fps, overlap
+        self.record = record
         self._plan = {"max_frames": max_frames, "tracker": tracker, "tracker_options": tracker_options}
         if latency is not None:
             check_count("latency", latency, least=0)
@@ -97,6 +103,8 @@ class StreamingPredictor:
             "boxes": boxes,
             "labels": labels,
         }
+        if record is not None and self._found["tracker"] == "devis":
+            raise ValueError("tracker is 'devis', which needs more of a clip than a record keeps; use another one")
         self._begin()
         if latency is not None and self.latency > latency:
             raise ValueError(
@@ -177,9 +185,20 @@ class StreamingPredictor:
 
     def _release(self, clip: Clip | None, finished: bool = False) -> VideoInstances:
         if clip is not None:
-            self._joiner.add(self.found_in(clip), clip.start)
+            self._joiner.add(self._found_or_recorded(clip), clip.start)
         tracks = self._joiner.release(self._selection, finished)
         return tracks if self.overlap == "any" else without_overlap(tracks)
+
+    def _found_or_recorded(self, clip: Clip) -> VideoInstances | ClipTracks:
+        if self.record is None:
+            return self.found_in(clip)
+        found = self.record.next()
+        if found is None:
+            found = self.found_in(clip)
+            self.record.add(found, clip.start)
+        elif (found.first_frame, found.num_frames, found.size) != (clip.start, len(clip.frames), self._size):
+            raise ValueError(f"{self.record.path} is the record of another video; run without it")
+        return found
 
     @torch.inference_mode()
     def found_in(self, clip: Clip) -> VideoInstances | ClipTracks:

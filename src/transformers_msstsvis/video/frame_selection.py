@@ -127,7 +127,5 @@ def _bounds(frames: str | slice | tuple[int | None, int | None]) -> tuple[int, i
         if not all(value is None or isinstance(value, Integral) for value in bounds):
             raise ValueError
     except (TypeError, ValueError):
-        raise ValueError(
-            f"frames is {frames!r}; expected the first and the one after the last, as '100:400'"
-        ) from None
+        raise ValueError(f"frames is {frames!r}; expected the first and the end, such as '100:400'") from None
     return bounds

@@ -416,9 +416,7 @@ def _temporary_file(source: Any) -> BinaryIO:
         shutil.copyfileobj(source if hasattr(source, "read") else io.BytesIO(source), file)
     except TypeError as error:
         file.close()
-        raise TypeError(
-            "the file was opened as text; expected one opened in binary mode, as open(path, 'rb')"
-        ) from error
+        raise TypeError("the file is opened as text; open it in binary mode, as open(path, 'rb')") from error
     file.flush()
     return file
 

@@ -1,0 +1,1 @@
+"""Videos in files, and what is written for them."""
