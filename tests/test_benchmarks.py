@@ -13,7 +13,7 @@ import torch
 
 from tests.models.testers import model_of
 from transformers_msstsvis import SeqFormerConfig, SeqFormerForVideoInstanceSegmentation
-from transformers_msstsvis.benchmarks import models, published, published_devis, published_vistr, stream, train
+from transformers_msstsvis.benchmarks import models, published, published_devis, published_vistr, train, video
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -134,6 +134,9 @@ def test_models_and_long_videos():
     assert content["frames_per_second"] > 0
 
     sizes = {"lengths": [3, 5], "height": 64, "width": 64, "max_frames": 3, "threads": None}
-    content = stream.run(argparse.Namespace(**sizes))
-    assert content["5 frames"]["wall_s_per_frame"] > 0
-    assert content["5 frames"]["peak_bytes"] != 0
+    content = video.run(argparse.Namespace(**sizes, model=None, tracker=None))["5 frames"]
+    parts = content["parts_ms_per_frame"]
+    assert {"decoding", "preprocessing", "model", "tracking", "drawing", "encoding", "JSON"} <= set(parts)
+    assert min(parts[name] for name in ("decoding", "model", "encoding")) > 0
+    assert sum(parts.values()) == pytest.approx(content["cpu_ms_per_frame"])
+    assert content["peak_bytes"] != 0

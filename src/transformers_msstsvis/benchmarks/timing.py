@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from types import GeneratorType
 from typing import Any
 
 
@@ -55,6 +56,30 @@ class Stopwatch:
         start = time.process_time()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - start
+
+    @contextmanager
+    def watching(self, owner: Any, name: str, part: str) -> Iterator[None]:
+        """Count every call of a function or method while the block runs; of a generator, every step."""
+        original = getattr(owner, name)
+
+        def watched(*args, **kwargs):
+            with self.part(part):
+                result = original(*args, **kwargs)
+            return self._steps(result, part) if isinstance(result, GeneratorType) else result
+
+        setattr(owner, name, watched)
+        try:
+            yield
+        finally:
+            setattr(owner, name, original)
+
+    def _steps(self, generator: Iterator, part: str) -> Iterator:
+        while True:
+            with self.part(part):
+                step = next(generator, self)
+            if step is self:
+                return
+            yield step
 
     def watch(self, owner: Any, method: str, name: str) -> None:
         """Count every call of a method of `owner`, as its class has it at that time."""

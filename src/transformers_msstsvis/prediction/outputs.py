@@ -10,7 +10,7 @@ import numpy as np
 
 from ..files import check_distinct, check_writable, check_writable_folder, files_of
 from ..results.drawing import draw_instances
-from ..results.sinks import SINKS, Sink, open_sink
+from ..results.sinks import SINKS, FolderSink, Sink, open_sink
 from ..results.video_instances import VideoInstances
 from ..video.images import IMAGE_SUFFIXES
 from ..video.writer import MAX_FPS, VideoWriter
@@ -64,7 +64,7 @@ class Outputs(NamedTuple):
         if self.json is not None and self.json.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
             raise ValueError(f"{self.json} has the name of a picture or a video; expected that of a JSON file")
         folder = self.video is not None and (not self.video.suffix or self.video.is_dir())
-        folders = [path for kind, path in self.exports if SINKS[kind].is_folder]
+        folders = [path for kind, path in self.exports if issubclass(SINKS[kind], FolderSink)]
         check_writable(
             self.json, None if folder else self.video, *(path for _, path in self.exports if path not in folders)
         )
@@ -77,7 +77,7 @@ class Outputs(NamedTuple):
         """What writes them, by path."""
         kinds = [(kind, path) for kind, path in self.exports]
         if self.masks is not None:
-            kinds.insert(0, ("masks" if self.per_instance else "palette", self.masks))
+            kinds.insert(0, ("masks" if self.per_instance else "davis", self.masks))
         if self.json is not None:
             kinds.insert(0, ("jsonl" if self.json.suffix.lower() == ".jsonl" else "ytvis", self.json))
         return {path: open_sink(kind, path, video_id=video_id) for kind, path in kinds}

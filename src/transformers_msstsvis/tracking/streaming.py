@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import BatchFeature
+from transformers.utils import ModelOutput
 
 from ..results.candidates import check_count
 from ..results.overlap import without_overlap
@@ -208,9 +210,19 @@ class StreamingPredictor:
         Raises:
             ValueError: if its scores are no numbers.
         """
-        inputs = self.processor(np.stack(clip.frames), input_data_format="channels_last", return_tensors="pt")
-        outputs = self.model(**inputs.to(self.model.device), mask_top_k=self._found["top_k"])
+        return self._post_process(self._run_model(self._preprocess(clip)))
+
+    def _preprocess(self, clip: Clip) -> BatchFeature:
+        frames = np.stack(clip.frames)
+        inputs = self.processor(frames, input_data_format="channels_last", return_tensors="pt")
+        return inputs.to(self.model.device)
+
+    def _run_model(self, inputs: BatchFeature) -> ModelOutput:
+        outputs = self.model(**inputs, mask_top_k=self._found["top_k"])
         check_numbers(outputs.logits[0], "the video", self.model.dtype)
+        return outputs
+
+    def _post_process(self, outputs: ModelOutput) -> VideoInstances | ClipTracks:
         [found] = found_in_clips(outputs, [self._size], self.processor, **self._found)
         found.fps, found.id2label = self.fps, dict(self.model.config.id2label)
         return found

@@ -1,0 +1,127 @@
+"""Runs of predict that are stopped: what they leave, and how they go on."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.test_pipelines import small_processor
+from tests.tiny import tiny_model, write_mp4
+from transformers_msstsvis import VideoInstances, VideoReader
+from transformers_msstsvis.commands import predict as script
+from transformers_msstsvis.results.json_lines import read_json_lines
+
+FRAMES = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A checkpoint, a video, and what an uninterrupted run makes of it."""
+    path = tmp_path_factory.mktemp("run")
+    tiny_model().save_pretrained(path / "model")
+    small_processor().save_pretrained(path / "model")
+    write_mp4(path / "clip.mp4", FRAMES)
+    (path / "whole").mkdir()
+    assert script.main([str(path / "clip.mp4"), *arguments(path, path / "whole")]) == 0
+    return path
+
+
+def arguments(folder: Path, output: Path) -> list[str]:
+    outputs = ["--output", f"{output}/a.mp4", "--json", f"{output}/a.jsonl", "--export", "ytvis", f"{output}/a.json"]
+    return ["--model", f"{folder}/model", "--threshold", "0", "--max-frames", "6", "--device", "cpu", *outputs]
+
+
+def lines_of(path: Path) -> list[dict]:
+    """Of the frames, but for a line that was being written."""
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines[1:] if line.endswith("\n")]
+
+
+def started(folder: Path, output: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "transformers_msstsvis", "predict", f"{folder}/clip.mp4"]
+    return subprocess.Popen(
+        [*command, *arguments(folder, output), *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_lines(output: Path, count: int, process: subprocess.Popen) -> None:
+    """Until JSON Lines tell of so many frames."""
+    while process.poll() is None:
+        names = [path for path in output.glob("a*.jsonl") if "resume" not in path.name]
+        if names and len(lines_of(names[0])) >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"the run ended before it was stopped: {process.stderr.read()}")
+
+
+@pytest.mark.parametrize(("stop", "after"), [(signal.SIGKILL, 4), (signal.SIGINT, 20)])
+def test_nothing_that_is_finished_is_lost(folder, tmp_path, stop, after):
+    process = started(folder, tmp_path)
+    wait_for_lines(tmp_path, after, process)
+    process.send_signal(stop)
+    _, told = process.communicate()
+    assert process.returncode == (130 if stop == signal.SIGINT else -stop)
+    [lines] = [path for path in tmp_path.glob("a*.jsonl") if "resume" not in path.name]
+    [video] = tmp_path.glob("a*.mp4")
+    finished = lines_of(lines)
+    assert after <= len(finished) < FRAMES
+    assert finished == lines_of(folder / "whole" / "a.jsonl")[: len(finished)]
+    frames = list(VideoReader(video))
+    assert len(finished) <= len(frames) < FRAMES
+    drawn = list(VideoReader(folder / "whole" / "a.mp4"))
+    assert np.abs(frames[after].astype(int) - drawn[after]).mean() < 3
+    if stop == signal.SIGINT:
+        assert f"stopped after {len(finished)} frames, which are in " in told
+        assert "with --resume it goes on" in told
+        assert len(json.loads((tmp_path / "a.json").read_text())[0]["segmentations"]) == len(finished)
+
+    assert started(folder, tmp_path, "--resume").wait() == 0
+    assert sorted(os.listdir(tmp_path)) == ["a.json", "a.jsonl", "a.mp4"]
+    for name in ("a.json", "a.jsonl", "a.mp4"):
+        assert (tmp_path / name).read_bytes() == (folder / "whole" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_ten_moments(folder, tmp_path):
+    """Killed again and again, at moments that are drawn, a run comes to the same end."""
+    draw = random.Random(0)
+    done = 0
+    for _ in range(10):
+        process = started(folder, tmp_path, *(["--resume"] if done else []))
+        wait_for_lines(tmp_path, min(FRAMES - 12, done + draw.randrange(0, 4)), process)
+        time.sleep(draw.random() / 10)
+        process.send_signal(draw.choice([signal.SIGKILL, signal.SIGINT]))
+        process.communicate()
+        lines = [path for path in tmp_path.glob("a*.jsonl") if "resume" not in path.name]
+        done = max(len(lines_of(path)) for path in lines)
+        assert list(read_json_lines(max(lines, key=lambda path: path.stat().st_size)))
+    assert started(folder, tmp_path, "--resume").wait() == 0
+    assert (tmp_path / "a.jsonl").read_bytes() == (folder / "whole" / "a.jsonl").read_bytes()
+
+
+def test_a_run_that_cannot_go_on_says_why(folder, tmp_path, capsys):
+    given = [str(folder / "clip.mp4"), *arguments(folder, tmp_path), "--resume"]
+    (tmp_path / "a.resume.jsonl").write_text('{"video": "x", "model": "y", "options": {}}\n')
+    assert script.main(given) == 1
+    assert "can't go on with other settings: video was 'x' and is 'clip (" in capsys.readouterr().err
+    assert script.main([*given, "--tracker", "devis"]) == 1
+    assert "with the tracker 'devis' can't be resumed, for that needs the soft masks" in capsys.readouterr().err
+
+
+def test_nothing_to_resume_is_a_run_from_the_start(folder, tmp_path):
+    assert script.main([str(folder / "clip.mp4"), *arguments(folder, tmp_path), "--resume"]) == 0
+    assert (tmp_path / "a.jsonl").read_bytes() == (folder / "whole" / "a.jsonl").read_bytes()
+
+
+def test_what_the_outputs_hold(folder):
+    joined = VideoInstances.load_json(folder / "whole" / "a.jsonl")
+    official = VideoInstances.load_json(folder / "whole" / "a.json")
+    assert joined.to_list() == official.to_list()
+    assert joined.num_frames == FRAMES
