@@ -129,9 +129,13 @@ def predict(args: argparse.Namespace) -> int:
     videos = list_videos(sources)
     if len(videos) == 1 and (videos == sources or isinstance(videos[0], list)):
         return predict_one(videos[0], args, options)
-    for flag, given in (("--json", args.json), ("--attention", args.attention), ("--export", args.export)):
+    if args.attention is not None:
+        raise ValueError(f"--attention is for a track of one video, and these are {len(videos)}; name one")
+    for flag, given in (("--json", args.json), ("--export", args.export)):
         if given:
-            raise ValueError(f"{flag} is for one video, and these are {len(videos)}; --output DIR has files of each")
+            raise ValueError(
+                f"{flag} is for one video, and these are {len(videos)}; --output DIR has a JSON file of each"
+            )
     return predict_several(sources, args, options)
 
 

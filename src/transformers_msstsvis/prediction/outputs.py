@@ -113,9 +113,10 @@ class OutputFiles:
                     self._video.write(draw_instances(frame, tracks, index))
                 self._video.flush()
         # One frame behind, as the video on the disk is: what they tell of is there.
-        known = tracks if self._held is None else VideoInstances.join([self._held, tracks])
-        self._append_to_sinks(known.frames(0, known.num_frames - 1))
-        self._held = known.frames(known.num_frames - 1, known.num_frames)
+        last = tracks.num_frames - 1
+        self._append_to_sinks(self._held)
+        self._append_to_sinks(tracks.frames(0, last))
+        self._held = tracks.frames(last, last + 1)
         self.num_frames += tracks.num_frames
         if self._errors and self._video is None and not self._sinks:
             raise self._errors[0]
@@ -130,8 +131,7 @@ class OutputFiles:
         Raises:
             OSError: the first one of those that happened; the other files are written.
         """
-        if self._held is not None:
-            self._append_to_sinks(self._held)
+        self._append_to_sinks(self._held)
         written = []
         for path, sink in list(self._sinks.items()):
             with self._kept_apart(path):
@@ -144,8 +144,8 @@ class OutputFiles:
             raise self._errors[0]
         return [path for path in written if path is not None]
 
-    def _append_to_sinks(self, tracks: VideoInstances) -> None:
-        for path, sink in list(self._sinks.items()) if tracks.num_frames else ():
+    def _append_to_sinks(self, tracks: VideoInstances | None) -> None:
+        for path, sink in list(self._sinks.items()) if tracks is not None and tracks.num_frames else ():
             with self._kept_apart(path):
                 sink.append(tracks)
 
