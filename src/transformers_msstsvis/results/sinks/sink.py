@@ -150,11 +150,15 @@ class FileSink(Sink):
     _file: BinaryIO
     _check = staticmethod(check_writable)
 
+    @property
+    def _is_plain(self) -> bool:
+        """Whether it is no device or pipe, and can be replaced."""
+        return not self.path.exists() or self.path.is_file()
+
     def write(self, text: str) -> None:
         self._file.write(text.encode())
 
     def _begin(self, instances: "VideoInstances") -> None:
-        self._is_plain = not self.path.exists() or self.path.is_file()  # and no device or pipe
         partial = partial_path(self.path) if self._is_plain else self.path
         self._file = open(partial, "wb")
         self._partial = partial
@@ -215,7 +219,8 @@ class SpooledSink(FileSink):
     """One file of whole tracks, which are known at the end: until then their stretches are in a file beside it."""
 
     def _begin(self, instances: "VideoInstances") -> None:
-        self._spool = Spool(self.path.parent)
+        # Not beside a device or a pipe.
+        self._spool = Spool(self.path.parent if self._is_plain else None)
         super()._begin(instances)
 
     def _write(self, instances: "VideoInstances") -> None:

@@ -34,13 +34,14 @@ class Spool:
     others are found.
 
     Args:
-        folder: where the file is; it has no name there, so that it goes with the process, however that ends.
+        folder: where the file is, that of temporary files by default; it has no name there, so that it goes with the
+            process, however that ends.
 
     Attributes:
         scores_frames: whether scores of frames are known of all.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path | None):
         self._file = tempfile.TemporaryFile(dir=folder)
         self._end = 0
         self._stretches = 0
