@@ -16,7 +16,7 @@ from tests.test_pipelines import small_processor
 from tests.tiny import tiny_model, write_mp4
 from transformers_msstsvis import VideoInstances, VideoReader
 from transformers_msstsvis.commands import predict as script
-from transformers_msstsvis.results.line_format import read_stretches
+from transformers_msstsvis.results.json_lines import read_json_lines
 
 FRAMES = 60
 
@@ -76,7 +76,7 @@ def test_nothing_that_is_finished_is_lost(folder, tmp_path, stop, after):
     frames = list(VideoReader(video))
     assert len(finished) <= len(frames) < FRAMES
     drawn = list(VideoReader(folder / "whole" / "a.mp4"))
-    assert np.abs(frames[after - 1].astype(int) - drawn[after - 1]).mean() < 3
+    assert np.abs(frames[after - 1].astype(int) - drawn[after - 1]).mean() < 8
     if stop == signal.SIGINT:
         assert f"stopped after {len(finished)} frames, which are in " in told
         assert "with --resume it goes on" in told
@@ -101,7 +101,7 @@ def test_ten_moments(folder, tmp_path):
         process.communicate()
         lines = [path for path in tmp_path.glob("a*.jsonl") if "resume" not in path.name]
         done = max(len(lines_of(path)) for path in lines)
-        assert list(read_stretches(max(lines, key=lambda path: path.stat().st_size)))
+        assert list(read_json_lines(max(lines, key=lambda path: path.stat().st_size)))
     assert started(folder, tmp_path, "--resume").wait() == 0
     assert (tmp_path / "a.jsonl").read_bytes() == (folder / "whole" / "a.jsonl").read_bytes()
 

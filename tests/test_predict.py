@@ -11,6 +11,7 @@ from tests.tiny import moving_square, tiny_model, write_mp4
 from transformers_msstsvis import (
     VideoInstances,
     VideoReader,
+    VideoWriter,
     VistrVideoProcessor,
     encode_mask,
     predict,
@@ -19,6 +20,8 @@ from transformers_msstsvis import (
 from transformers_msstsvis.attention_maps import attention_of_track
 from transformers_msstsvis.commands import predict as script
 from transformers_msstsvis.predict import predict_video, track_table
+from transformers_msstsvis.prediction import outputs, videos
+from transformers_msstsvis.results.sinks.ytvis import YtvisSink
 
 
 @pytest.fixture(scope="module")
@@ -276,13 +279,26 @@ def test_several_videos_and_folders_of_videos(checkpoint, clip, tmp_path, capsys
     arguments = [clip, str(tmp_path / "videos"), "--output", str(out), "--masks", str(tmp_path / "masks")]
     assert script.main([*arguments, "--model", checkpoint, "--threshold", "0"]) == 1
     names = ["clip", "10", "clip-2"]
-    assert sorted(path.name for path in out.iterdir()) == sorted([f"{n}.{s}" for n in names for s in ("mp4", "json")])
+    expected = ["errors.jsonl", *(f"{name}.{suffix}" for name in names for suffix in ("mp4", "json"))]
+    assert sorted(path.name for path in out.iterdir()) == sorted(expected)
+    [line] = (out / "errors.jsonl").read_text().splitlines()
+    assert json.loads(line)["video"] == str(tmp_path / "videos" / "bad.mp4")
+    assert json.loads(line)["error"].startswith("ValueError: ")
     assert [len(list(VideoReader(out / f"{name}.mp4"))) for name in names] == [5, 3, 3]
     assert len(list((tmp_path / "masks" / "10").glob("*.png"))) == 3
     told = capsys.readouterr()
     assert "bad.mp4" in told.err
-    assert "1 of the videos failed; the results of the others are written" in told.err
+    assert f"1 of the videos failed, see {out}/errors.jsonl; the results of the others are written" in told.err
     assert f"wrote {out / 'clip-2.json'}" in told.out
+    times = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name != "errors.jsonl"}
+    (out / "10.json").unlink()
+    (tmp_path / "videos" / "bad.mp4").unlink()
+    assert script.main([*arguments, "--model", checkpoint, "--threshold", "0"]) == 0
+    again = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert {name for name in again if again[name] != times[name]} == {"10.json", "10.mp4"}
+    assert "2 of the videos were done before" in capsys.readouterr().out
+    assert script.main([*arguments, "--model", checkpoint, "--overwrite"]) == 0
+    assert all((out / name).stat().st_mtime_ns > times[name] for name in times)
 
 
 def test_videos_that_are_meant(tmp_path):
@@ -303,7 +319,7 @@ def test_videos_that_are_meant(tmp_path):
 
 def test_animations_are_videos_and_pictures_beside_videos_are_told(tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(predict.logger, "warning", told.append)
+    monkeypatch.setattr(videos.logger, "warning", told.append)
     frames = [Image.fromarray(frame) for frame in moving_square(2)]
     for name in ("b.webp", "a.webp"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
@@ -372,27 +388,27 @@ def test_ctrl_c_keeps_what_is_finished(checkpoint, tmp_path, monkeypatch, capsys
     assert script.main([str(clip), "--model", checkpoint, "--max-frames", "6", "--threshold", "0"]) == 130
     video, tracks = ("out.partial.mp4", "out.partial.json") if older else ("out.mp4", "out.json")
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stopped")]
-    assert told == [f"stopped after 11 frames, which are in {tracks}, {video}"]
-    assert len(list(VideoReader(tmp_path / video))) == 11
-    assert len(json.loads((tmp_path / tracks).read_text())[0]["segmentations"]) == 11
+    assert told == [f"stopped after 10 frames, which are in {tracks}, {video}; with --resume it goes on"]
+    assert len(list(VideoReader(tmp_path / video))) == 10
+    assert len(json.loads((tmp_path / tracks).read_text())[0]["segmentations"]) == 10
+    assert (tmp_path / "out.resume.jsonl").is_file()
     if older:
         assert (tmp_path / "out.mp4").read_text() == (tmp_path / "out.json").read_text() == "older"
 
 
 def test_ctrl_c_while_drawing(checkpoint, clip, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    draw = predict.draw_video
+    draw = outputs.draw_instances
 
-    def stopped(frames, instances):
-        for index, frame in enumerate(draw(frames, instances)):
-            if index == 3:
-                raise KeyboardInterrupt
-            yield frame
+    def stopped(frame, instances, index):
+        if instances.first_frame + index == 4:
+            raise KeyboardInterrupt
+        return draw(frame, instances, index)
 
-    monkeypatch.setattr(predict, "draw_video", stopped)
-    assert script.main([clip, "--model", checkpoint]) == 130
-    assert "stopped after drawing 3 of 5 frames, which are in out.mp4" in capsys.readouterr().err
-    assert len(list(VideoReader(tmp_path / "out.mp4"))) == 3
+    monkeypatch.setattr(outputs, "draw_instances", stopped)
+    assert script.main([clip, "--model", checkpoint, "--max-frames", "3"]) == 130
+    assert "stopped after 4 frames, which are in out.json, out.mp4; with --resume" in capsys.readouterr().err
+    assert len(list(VideoReader(tmp_path / "out.mp4"))) == 4
     assert (tmp_path / "out.json").is_file()
 
 
@@ -400,9 +416,9 @@ def test_ctrl_c_while_drawing(checkpoint, clip, tmp_path, monkeypatch, capsys):
 def test_one_output_that_fails_does_not_cost_the_other(checkpoint, clip, tmp_path, monkeypatch, capsys, broken):
     monkeypatch.chdir(tmp_path)
     (tmp_path / broken).write_text("older")
-    limit = {"out.json": "_save_json", "out.mp4": "_draw"}[broken]
-    monkeypatch.setattr(predict, limit, lambda *_: (_ for _ in ()).throw(OSError(28, "No space left", broken)))
-    assert script.main([clip, "--model", checkpoint]) == 1
+    owner, name = {"out.json": (YtvisSink, "append"), "out.mp4": (VideoWriter, "write")}[broken]
+    monkeypatch.setattr(owner, name, lambda *_: (_ for _ in ()).throw(OSError(28, "No space left", broken)))
+    assert script.main([clip, "--model", checkpoint, "--max-frames", "3"]) == 1
     assert f"No space left: '{broken}'" in capsys.readouterr().err
     other = ({"out.json", "out.mp4"} - {broken}).pop()
     assert (tmp_path / other).is_file()

@@ -158,10 +158,11 @@ def folder_written_aside(path: str | PathLike) -> Iterator[Path]:
 
 
 def move_into_place(partial: Path, path: Path) -> None:
-    """Give a finished file its name, or the files in a finished folder their places in the folder of that name."""
+    """Give a finished file its name, or what is in a finished folder its places in the folder of that name."""
     if partial.is_dir():
+        path.mkdir(exist_ok=True)
         for file in sorted(partial.iterdir()):
-            os.replace(file, path / file.name)
+            move_into_place(file, path / file.name)
         partial.rmdir()
         return
     # Through a link, as writing would go.

@@ -177,7 +177,9 @@ def _run(predictor, reader, files: OutputFiles, record: ClipRecord | None) -> It
             if isinstance(error, KeyboardInterrupt):
                 place = f", which are in {written}" if written else ""
                 way_on = "; with --resume it goes on" if record is not None else ""
-                raise VideoInterrupted(f"stopped after {files.num_frames} frames{place}{way_on}") from error
+                stop = VideoInterrupted()
+                stop.args = (f"stopped after {files.num_frames} frames{place}{way_on}",)
+                raise stop from error
             raise
     files.close()
     if record is not None:

@@ -7,7 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from transformers_msstsvis.results.json_lines import frame_lines, header_line, read_json_lines
+from transformers_msstsvis.results.json_lines import read_json_lines
+from transformers_msstsvis.results.line_format import frame_lines, header_line
 from transformers_msstsvis.results.rle import encode_mask
 from transformers_msstsvis.results.track_masks import TrackMasks
 from transformers_msstsvis.results.video_instances import VideoInstances

@@ -1,4 +1,4 @@
-"""What was found in one video in the formats of others: YouTube-VIS, COCO video, MOTS and DAVIS, `supervision`.
+"""What was found in one video in the formats of others, as Python objects and as files.
 
 The functions are methods of [`VideoInstances`].
 """
@@ -9,14 +9,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pycocotools import mask as mask_utils
 
-from ..files import written_aside
-from .palette import load_supervision, track_palette
-from .rle import decode_mask
+from .palette import load_supervision
+from .sinks.coco import coco_annotations, coco_images
+from .sinks.kinds import open_sink
+from .sinks.label_images import DavisSink
+from .values import category_id, named_categories, plain_number
 
 if TYPE_CHECKING:
     from .video_instances import VideoInstances
+
+
+def export(instances: "VideoInstances", kind: str, path: str | PathLike, **options: Any) -> Path:
+    """
+    Write a file, or a folder of files, of a kind that `open_sink` knows.
+
+    Args:
+        kind: `"cvat"`, `"coco"`, `"jsonl"`, ...
+        path: the file or folder.
+        **options: of the sink, as `video_id`.
+
+    Returns:
+        The file or folder.
+    """
+    with open_sink(kind, path, **options) as sink:
+        sink.append(instances)
+    return sink.written_to
 
 
 def to_ytvis(
@@ -68,7 +86,7 @@ def to_coco_video(
     Args:
         video_id: id of the video.
         category_ids: as in `to_ytvis`.
-        file_names: one per frame; `00000.jpg`, `00001.jpg`, ... by default.
+        file_names: one per frame; `00000.jpg`, `00001.jpg`, ... by default, from `first_frame` on.
         first_image_id, first_annotation_id, first_instance_id: where to count on from, so that the documents of
             several videos can be joined; all three are unique over a dataset.
 
@@ -80,47 +98,30 @@ def to_coco_video(
         ValueError: if the number of file names is not the number of frames, or a label is missing.
     """
     height, width = instances.size
-    names = [f"{frame:05d}.jpg" for frame in range(instances.num_frames)] if file_names is None else list(file_names)
+    first = instances.first_frame
+    names = [f"{first + frame:05d}.jpg" for frame in range(instances.num_frames)]
+    if file_names is not None:
+        names = list(file_names)
     if len(names) != instances.num_frames:
         raise ValueError(f"{len(names)} file names were given for {instances.num_frames} frames: give one for each")
-    images = [
-        {
-            "id": first_image_id + frame,
-            "video_id": video_id,
-            "frame_id": frame,
-            "file_name": name,
-            "height": height,
-            "width": width,
-        }
-        for frame, name in enumerate(names)
-    ]
-    annotations = []
-    for frame in range(instances.num_frames):
-        for index, box in zip(instances.present(frame), instances.boxes_at(frame), strict=True):
-            rle = instances.masks[index][frame]
-            x1, y1, x2, y2 = map(plain_number, box)
-            annotations.append(
-                {
-                    "id": first_annotation_id + len(annotations),
-                    "video_id": video_id,
-                    "image_id": first_image_id + frame,
-                    "frame_id": frame,
-                    "category_id": category_id(instances, instances.labels[index], category_ids),
-                    "instance_id": first_instance_id + int(index),
-                    "track_id": int(instances.track_ids[index]),
-                    "score": plain_number(instances.scores[index]),
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": int(mask_utils.area(rle)),
-                    "segmentation": rle,
-                    "iscrowd": 0,
-                }
-            )
-    categories = [
-        {"id": category["id"], "name": str(instances.label_name(category["label"]))}
-        for category in categories_of(instances, category_ids)
-    ]
     video = {"id": video_id, "height": height, "width": width, "length": instances.num_frames}
-    return {"videos": [video], "images": images, "annotations": annotations, "categories": categories}
+    found = (
+        (
+            first_instance_id + index,
+            int(instances.track_ids[index]),
+            category_id(instances, instances.labels[index], category_ids),
+            plain_number(instances.scores[index]),
+            instances.sighting(index, frame),
+        )
+        for frame in range(instances.num_frames)
+        for index in instances.present(frame).tolist()
+    )
+    return {
+        "videos": [video],
+        "images": list(coco_images(video, names, first_image_id)),
+        "annotations": list(coco_annotations(found, video_id, first_image_id, first_annotation_id)),
+        "categories": named_categories(instances, category_ids),
+    }
 
 
 def to_mots(instances: "VideoInstances", path: str | PathLike) -> dict[int, int]:
@@ -138,30 +139,14 @@ def to_mots(instances: "VideoInstances", path: str | PathLike) -> dict[int, int]
     Raises:
         ValueError: if there are more than 255 tracks.
     """
-    from PIL import Image
-
     tracks = np.unique(instances.track_ids).tolist()
-    if len(tracks) > 255:
-        raise ValueError(
-            f"{len(tracks)} tracks do not fit into a palette PNG, which has 255 values: keep the best ones with "
-            "filter(threshold), or use to_coco_video or save_json"
-        )
-    fits = all(1 <= track <= 255 for track in tracks)
-    value_of = {track: track if fits else value for value, track in enumerate(tracks, start=1)}
-
-    folder = Path(path).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    palette = track_palette().tobytes()
-    for frame in range(instances.num_frames):
-        values = np.zeros(instances.size, dtype=np.uint8)
-        visible = instances.present(frame)
-        for index in visible[np.argsort(instances.scores[visible], kind="stable")]:
-            values[decode_mask(instances.masks[index][frame])] = value_of[int(instances.track_ids[index])]
-        image = Image.fromarray(values)
-        image.putpalette(palette)
-        with written_aside(folder / f"{frame:05d}.png") as unfinished:
-            image.save(unfinished)
-    return {value: track for track, value in value_of.items()}
+    if all(1 <= track <= 255 for track in tracks):
+        sink = DavisSink(path)
+    else:
+        sink = DavisSink(path, values={track: value for value, track in enumerate(tracks, start=1)})
+    with sink:
+        sink.append(instances)
+    return sink.values
 
 
 def to_supervision(instances: "VideoInstances", frame: int) -> "supervision.Detections":  # noqa: F821 (imported when called)
@@ -175,35 +160,3 @@ def to_supervision(instances: "VideoInstances", frame: int) -> "supervision.Dete
         tracker_id=visible.track_ids,
         data={"class_name": np.array([str(instances.label_name(label)) for label in visible.labels], dtype=str)},
     )
-
-
-def categories_of(instances: "VideoInstances", category_ids: Mapping[int, int] | None) -> list[dict[str, Any]]:
-    """`id` in the data set, `label` and `name`, None where it is not known, of the labels there may be."""
-    labels = sorted({*(instances.id2label or {}), *instances.labels.tolist()})
-    if category_ids is not None:
-        labels = sorted({*category_ids, *instances.labels.tolist()})
-    return [
-        {
-            "id": category_id(instances, label, category_ids),
-            "label": label,
-            "name": (instances.id2label or {}).get(label),
-        }
-        for label in labels
-    ]
-
-
-def category_id(instances: "VideoInstances", label: int, category_ids: Mapping[int, int] | None) -> int:
-    """The data set's category of a label: label + 1, as in YouTube-VIS and OVIS, where it does not say."""
-    if category_ids is None:
-        return int(label) + 1
-    if int(label) not in category_ids:
-        raise ValueError(
-            f"label {int(label)} has no entry in category_ids (labels {sorted(category_ids)}): "
-            "give the dataset's category id of every label of the model"
-        )
-    return int(category_ids[int(label)])
-
-
-def plain_number(value: np.float32) -> float:
-    """A Python float with the shortest digits that give the same float32 back: 0.87, not 0.8700000047683716."""
-    return float(str(np.float32(value)))

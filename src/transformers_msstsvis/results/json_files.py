@@ -5,19 +5,21 @@ The functions are methods of [`VideoInstances`].
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import repeat
 from os import PathLike
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from ..files import written_aside
-from .exporters import categories_of, category_id, plain_number
+from .json_text import RESULT, SCORED_RESULT, to_json, track_text, write_list
+from .line_format import is_json_lines, read_stretches
 from .rle import RLE
 from .track_masks import TrackMasks
+from .values import categories_of, category_id, labels_of, plain_number, video_entry
 
 if TYPE_CHECKING:
-    from .video_instances import Sighting, VideoInstances
+    from .video_instances import VideoInstances
 
 
 def save_json(
@@ -36,8 +38,8 @@ def save_json(
     video = {**video_entry(instances, video_id), "length": instances.num_frames}
     head = {"video": video, "categories": categories_of(instances, category_ids)}
     with written_aside(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
-        file.write(f'{_json(head)[:-1]}, "tracks": ')
-        write_list(file, ([_json(entry)] for entry in _track_entries(instances, category_ids)))
+        file.write(f'{to_json(head)[:-1]}, "tracks": ')
+        write_list(file.write, ([to_json(entry)] for entry in _track_entries(instances, category_ids)))
         file.write("}\n")
 
 
@@ -46,17 +48,6 @@ def document_of(instances: "VideoInstances") -> dict[str, Any]:
     video = {**video_entry(instances, 1), "length": instances.num_frames}
     categories = categories_of(instances, None)
     return {"video": video, "categories": categories, "tracks": list(_track_entries(instances, None))}
-
-
-def video_entry(instances: "VideoInstances", video_id: int | str) -> dict[str, Any]:
-    height, width = instances.size
-    return {
-        "id": video_id,
-        "height": height,
-        "width": width,
-        "fps": instances.fps,
-        "first_frame": instances.first_frame,
-    }
 
 
 def _track_entries(instances: "VideoInstances", category_ids: Mapping[int, int] | None) -> Iterator[dict[str, Any]]:
@@ -94,53 +85,12 @@ def save_ytvis_json(
             "track_id": int(instances.track_ids[index]),
             "label": instances.label_name(instances.labels[index]),
         }
-        return ytvis_text(head, lambda: instances.sightings(index), instances.num_frames, instances.scores_frames)
+        columns = SCORED_RESULT if instances.scores_frames else RESULT
+        return track_text(head, lambda: instances.sightings(index), instances.num_frames, columns)
 
     with written_aside(path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
-        write_list(file, map(entry, range(len(instances))))
-
-
-def ytvis_text(
-    head: Mapping[str, Any], sightings: Callable[[], Iterable["Sighting"]], num_frames: int, scores_frames: bool
-) -> Iterator[str]:
-    """
-    A YouTube-VIS result as pieces of JSON, with entries for all frames, of which none is held that is absent.
-
-    Args:
-        head: its other keys.
-        sightings: those of the instance, frame by frame, as often as it is called.
-        num_frames: of the video.
-        scores_frames: whether they have scores of frames.
-    """
-    yield _json(head)[:-1]
-    keys = {"segmentations": ("mask", "null"), "boxes": ("box", "null")}
-    if scores_frames:
-        keys["frame_scores"] = ("frame_score", "0.0")
-    for key, (name, absent) in keys.items():
-        yield f', "{key}": ['
-        following = 0
-        for sighting in sightings():
-            yield f"{absent}, " * (sighting.frame - following)
-            following = sighting.frame + 1
-            yield _json(getattr(sighting, name)) + (", " if following < num_frames else "")
-        if following < num_frames:
-            yield f"{absent}, " * (num_frames - following - 1) + absent
-        yield "]"
-    yield "}"
-
-
-def write_list(file: IO[str], entries: Iterable[Iterable[str]]) -> None:
-    """A list in JSON, an entry a line, each given as pieces of JSON."""
-    separator = "[\n"
-    for pieces in entries:
-        file.write(separator)
-        file.writelines(pieces)
-        separator = ",\n"
-    file.write("[]\n" if separator == "[\n" else "\n]\n")
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, allow_nan=False)
+        write_list(file.write, map(entry, range(len(instances))))
+        file.write("\n")
 
 
 def load_json(
@@ -162,11 +112,9 @@ def load_json(
         ValueError: if the file is in neither format, holds several videos and none was chosen, or a plain list
             shows no mask and so tells no frame size.
     """
-    from .json_lines import is_json_lines, read_json_lines
-
     path = Path(path).expanduser()
     if is_json_lines(path):
-        return cls.join(read_json_lines(path))
+        return cls.join(read_stretches(cls, path))
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -201,12 +149,6 @@ def from_document(document: dict[str, Any], cls: type["VideoInstances"]) -> "Vid
         id2label=names,
         first_frame=first_frame,
     )
-
-
-def labels_of(categories: list[dict[str, Any]]) -> tuple[dict[int, int], dict[int, str] | None]:
-    """The label of each category id, and the names of labels, of `categories_of`."""
-    names = {category["label"]: category["name"] for category in categories if category["name"] is not None}
-    return {category["id"]: category["label"] for category in categories}, names or None
 
 
 def _from_ytvis(cls: type["VideoInstances"], results, video_id, category_ids, id2label) -> "VideoInstances":

@@ -1,11 +1,33 @@
-"""The masks of one track over a video, of which only the stretch in which the track lives is held."""
+"""One track in a video, of which only the stretch in which it lives is held."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from operator import index as whole
-from typing import overload
+from typing import NamedTuple, overload
+
+from pycocotools import mask as coco_mask
 
 from .rle import RLE, excerpt
+
+
+class Sighting(NamedTuple):
+    """An instance in one frame in which it is visible; `box` x1 y1 x2 y2, `frame_score` None where it is unknown."""
+
+    frame: int
+    mask: RLE
+    box: list[float]
+    frame_score: float | None
+
+    @property
+    def area(self) -> int:
+        """Pixels of the mask."""
+        return int(coco_mask.area(self.mask))
+
+    @property
+    def coco_box(self) -> list[float]:
+        """The box as x, y, width, height."""
+        x1, y1, x2, y2 = self.box
+        return [x1, y1, x2 - x1, y2 - y1]
 
 
 class TrackMasks(Sequence):

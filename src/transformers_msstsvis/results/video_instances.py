@@ -7,24 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from itertools import repeat
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from .exporters import plain_number, to_coco_video, to_mots, to_supervision, to_ytvis
+from .exporters import export, to_coco_video, to_mots, to_supervision, to_ytvis
 from .json_files import load_json, save_json, save_ytvis_json
 from .rle import RLE, decode_mask, excerpt, normalised_rle, pixels_of
-from .track_masks import TrackMasks
-
-
-class Sighting(NamedTuple):
-    """An instance in one frame in which it is visible; `box` x1 y1 x2 y2, `frame_score` None where it is unknown."""
-
-    frame: int
-    mask: RLE
-    box: list[float]
-    frame_score: float | None
+from .track_masks import Sighting, TrackMasks
+from .values import plain_number
 
 
 class VideoInstances:
@@ -311,7 +303,7 @@ class VideoInstances:
             if not isinstance(chunk, VideoInstances):
                 raise TypeError(f"a stretch is of type {type(chunk).__name__}; expected VideoInstances")
             first, stop = (chunk, chunk.first_frame) if first is None else (first, stop)
-            check_follows(chunk, first.size, stop)
+            chunk.check_follows(first.size, stop)
             stop += chunk.num_frames
             scored = scored and (chunk._frame_scores is not None or not len(chunk))
             for index in np.flatnonzero(chunk._stretches[1] > chunk._stretches[0]).tolist():
@@ -330,6 +322,21 @@ class VideoInstances:
             _frame_scores=[np.concatenate(part.frame_scores) for _, part in found] if scored else None,
             num_frames=stop - first.first_frame,
         )
+
+    def check_follows(self, size: tuple[int, int], frame: int) -> None:
+        """
+        Raises:
+            ValueError: if this stretch of a video does not begin at its frame `frame`, or has frames of another size.
+        """
+        if self.first_frame != frame:
+            raise ValueError(
+                f"a stretch of the video begins at frame {self.first_frame}; expected frame {frame}, where the one "
+                "before it ends: give all stretches, in order"
+            )
+        if self.size != size:
+            raise ValueError(
+                f"the frames of a stretch have size {self.size}; expected {size} (height, width), as in the first one"
+            )
 
     def filter(self, threshold: float) -> "VideoInstances":
         """
@@ -366,6 +373,14 @@ class VideoInstances:
         """
         boxes = [self._boxes[index][frame - self.masks[index].start] for index in self.present(frame)]
         return np.array(boxes, dtype=np.float32).reshape(-1, 4)
+
+    def boxes_of(self, index: int) -> np.ndarray:
+        """A copy of the boxes of an instance, `(stop - start, 4)` from its first mask to its last."""
+        return self._boxes[index].copy()
+
+    def frame_scores_of(self, index: int) -> np.ndarray | None:
+        """As `boxes_of`, the scores of frames `(stop - start,)`; None where they are not known."""
+        return None if self._frame_scores is None else self._frame_scores[index].copy()
 
     def sighting(self, index: int, frame: int) -> Sighting:
         """How an instance is visible in a frame; only for frames in which it is."""
@@ -409,6 +424,7 @@ class VideoInstances:
             boxes[sighting.frame] = sighting.box
         return boxes
 
+    export = export
     to_ytvis = to_ytvis
     to_coco_video = to_coco_video
     to_mots = to_mots
@@ -437,22 +453,6 @@ class _Parts:
         if chunk._frame_scores is not None:
             self.frame_scores += [np.zeros(absent, dtype=np.float32), chunk._frame_scores[index]]
         self.score, self.label = chunk.scores[index], chunk.labels[index]
-
-
-def check_follows(chunk: VideoInstances, size: tuple[int, int], frame: int) -> None:
-    """
-    Raises:
-        ValueError: if a stretch of a video does not begin at `frame`, or has frames of another size.
-    """
-    if chunk.first_frame != frame:
-        raise ValueError(
-            f"a stretch of the video begins at frame {chunk.first_frame}; expected frame {frame}, where the one "
-            "before it ends: give all stretches, in order"
-        )
-    if chunk.size != size:
-        raise ValueError(
-            f"the frames of a stretch have size {chunk.size}; expected {size} (height, width), as in the first one"
-        )
 
 
 def _whole_numbers(name: str, values: Any, number: int, meaning: str) -> tuple[int, ...]:

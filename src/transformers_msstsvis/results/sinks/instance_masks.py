@@ -1,0 +1,31 @@
+"""Masks of each instance for itself."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...files import written_aside
+from ..rle import decode_mask
+from .sink import FolderSink
+
+if TYPE_CHECKING:
+    from ..video_instances import VideoInstances
+
+
+class InstanceMasksSink(FolderSink):
+    """
+    A folder for each track, `001`, `002`, ..., of PNGs `00000.png`, ..., by the number of the frame, of the frames in
+    which it is visible: 255 is the object, 0 is not. Masks may overlap. `load_vis_dataset` reads such a folder of
+    folders; so do tools for SA-V and for masks by object.
+    """
+
+    def _write(self, instances: "VideoInstances") -> None:
+        from PIL import Image
+
+        for index, masks in enumerate(instances.masks):
+            folder = self._partial / f"{instances.track_ids[index]:03d}"
+            for frame, rle in masks.visible():
+                folder.mkdir(exist_ok=True)
+                image = Image.fromarray(decode_mask(rle).astype(np.uint8) * 255)
+                with written_aside(folder / f"{instances.first_frame + frame:05d}.png") as unfinished:
+                    image.save(unfinished)
