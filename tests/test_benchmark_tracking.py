@@ -12,7 +12,7 @@ def test_trackers_on_long_videos():
     sizes = {"videos": 1, "min_frames": 5, "max_frames": 5, "clip_frames": 4, "clip_stride": 3, "seed": 1}
     content = tracking.run(argparse.Namespace(**sizes, model=SAMPLE_MODEL))
     for kind in ("occlusion", "look-alikes"):
-        assert set(content[kind]) == {"iou", "devis"}
+        assert set(content[kind]) == {"iou", "devis", "whole"}
         for numbers in content[kind].values():
             assert 0 <= numbers["AP"] <= 100
             assert 0 < numbers["seen"] <= 100

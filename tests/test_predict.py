@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +233,29 @@ def test_memory_does_not_grow_with_the_video(checkpoint, tmp_path):
         tracemalloc.stop()
     one_frame = moving_square(1, 192, 256).nbytes
     assert peaks[1] - peaks[0] < 20 * one_frame
+
+
+def test_a_long_video_takes_the_memory_of_a_short_one(checkpoint, tmp_path):
+    """The whole process, with everything that it writes; and every frame is accounted for."""
+    peaks = []
+    for frames in (60, 600):
+        clip = str(write_mp4(tmp_path / "clip.mp4", frames))
+        outputs = ["--output", str(tmp_path / "out.mp4"), "--json", str(tmp_path / "out.jsonl")]
+        arguments = [clip, "--model", checkpoint, "--threshold", "0.1", "--max-frames", "12", *outputs, "--quiet"]
+        code = (
+            "import resource\n"
+            "from transformers_msstsvis.commands.predict import main\n"
+            f"assert main({arguments}) == 0\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout))
+        assert done.stderr == ""
+        assert VideoReader(tmp_path / "out.mp4").num_frames == frames
+        lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()[1:]]
+        assert [line["frame"] for line in lines] == list(range(frames))
+        assert all(line["instances"] for line in lines)
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def tree(folder: Path) -> dict[str, bytes]:

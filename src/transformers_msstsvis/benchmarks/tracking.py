@@ -17,11 +17,12 @@ from ..pipelines import SAMPLE_MODEL
 from ..predict import load_segmenter
 from ..results.rle import RLE, read_mask
 from ..results.video_instances import VideoInstances
-from ..tracking.clips import TRACKERS, ClipJoiner
+from ..tracking.clips import ClipJoiner
 from ..tracking.stitching import mask_overlap
 from ..tracking.track_selection import suppress_duplicates
 
 SHOWN = 0.3  # the score from which predict shows a track
+COMPARED = ("iou", "devis")
 KINDS = {"occlusion": {}, "look-alikes": {"look_alikes": True}}
 
 
@@ -38,9 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     By kind of video and tracker: AP and AR10 of 100, identity switches of the tracks that predict would show, and of
-    100 times that an object is visible how often it has a track.
+    100 times that an object is visible how often it has a track. `"whole"` are videos in one clip, where nothing is
+    to be joined.
     """
-    for tracker in TRACKERS:
+    for tracker in COMPARED:
         ClipJoiner(tracker, arguments.clip_frames, arguments.clip_stride)  # refuses what it can't join
     segmenter = load_segmenter(arguments.model, device="cpu")
     segmenter.video_processor.clip_stride = arguments.clip_stride
@@ -61,11 +63,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 **options,
             )
             videos = load_vis_dataset(annotations)
-            report[kind] = {tracker: _measure(segmenter, videos, tracker, arguments) for tracker in TRACKERS}
+            report[kind] = {
+                tracker: _measure(segmenter, videos, tracker, arguments.clip_frames) for tracker in COMPARED
+            }
+            if getattr(segmenter.model.config, "num_frames", None) is None:
+                report[kind]["whole"] = _measure(segmenter, videos, "iou", arguments.max_frames)
     return report
 
 
-def _measure(segmenter, videos, tracker: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def _measure(segmenter, videos, tracker: str, clip_frames: int) -> dict[str, Any]:
     counts = np.zeros(3, dtype=int)
 
     def count(position: int, row: dict[str, Any], found: VideoInstances) -> None:
@@ -77,7 +83,7 @@ def _measure(segmenter, videos, tracker: str, arguments: argparse.Namespace) -> 
         counts[:] += count_identities(truth, shown)
 
     start = time.process_time()
-    numbers = measure(segmenter, videos, max_frames=arguments.clip_frames, tracker=tracker, on_video=count)
+    numbers = measure(segmenter, videos, max_frames=clip_frames, tracker=tracker, on_video=count)
     switches, seen, visible = counts.tolist()
     return {
         "AP": round(100 * numbers["AP"], 1),

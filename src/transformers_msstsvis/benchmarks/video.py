@@ -94,8 +94,8 @@ def segmenter_of(model: str | None) -> Any:
 def parts_of_predict() -> Iterator[dict[str, float]]:
     """CPU seconds of the parts of `predict`, while the block runs."""
     from ..prediction import outputs
-    from ..results.sinks import JsonLinesSink
-    from ..tracking import streaming
+    from ..results.sinks.frame_lines import JsonLinesSink
+    from ..tracking import clips, streaming
     from ..video import reader, writer
 
     watch = Stopwatch()
@@ -104,8 +104,8 @@ def parts_of_predict() -> Iterator[dict[str, float]]:
         (streaming.StreamingPredictor, "_preprocess", "preprocessing"),
         (streaming.StreamingPredictor, "_run_model", "model"),
         (streaming.StreamingPredictor, "_post_process", "post-processing"),
-        (streaming.ClipJoiner, "add", "tracking"),
-        (streaming.ClipJoiner, "release", "tracking"),
+        (clips.ClipJoiner, "add", "tracking"),
+        (clips.ClipJoiner, "release", "tracking"),
         (outputs, "draw_instances", "drawing"),
         (writer.VideoWriter, "write", "encoding"),
         (writer.VideoWriter, "flush", "encoding"),
