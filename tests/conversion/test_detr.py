@@ -37,7 +37,7 @@ def test_the_encoder_of_one_frame_gives_the_same_at_the_same_positions():
     assert "queries of an image" in str(report)
     assert report.summary() == (
         f"{len(report.used)} weights used, {len(report.dropped)} left out; new in query_embed, class_embed, "
-        "attention_map, mask_head, instance_head"
+        "attention_map, mask_head, instance_head; classes known by name: none"
     )
     assert all(
         name.startswith(("model.query_embed", "class_embed", "attention_map", "mask_head", "instance_head"))
@@ -111,3 +111,12 @@ def test_a_detector_from_which_the_model_can_not_start(tmp_path):
         initialize_from(model_of("seqformer"), str(tmp_path))
     with pytest.raises(FileNotFoundError):
         initialize_from(tiny_vistr(), str(tmp_path / "none"))
+
+
+def test_classes_are_known_by_name():
+    model = tiny_vistr(num_frames=1, id2label={0: "dog", 1: "unicorn"})
+    detr = tiny_detr(id2label={0: "N/A", 1: "person", 2: "dog"})
+    report = initialize(model, detr)
+    assert report.classes == ["dog"]
+    assert torch.equal(model.class_embed.weight[0], detr.class_labels_classifier.weight[2])
+    assert not torch.equal(model.class_embed.weight[1], detr.class_labels_classifier.weight[1])

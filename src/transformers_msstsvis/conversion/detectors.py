@@ -8,7 +8,12 @@ from ..checkpoint_files import check_checkpoint
 from .key_map import ConversionReport
 
 # Type of the detector and of the model -> the module here whose `initialize` knows how.
-STARTS = {("detr", "vistr"): "detr", ("deformable_detr", "devis"): "deformable_detr"}
+STARTS = {
+    ("detr", "vistr"): "detr",
+    ("deformable_detr", "devis"): "deformable_detr",
+    ("deformable_detr", "seqformer"): "deformable_detr",
+    ("deformable_detr", "msstsvis"): "deformable_detr",
+}
 
 
 def initialize_from(model: PreTrainedModel, checkpoint: str) -> ConversionReport:
@@ -18,7 +23,7 @@ def initialize_from(model: PreTrainedModel, checkpoint: str) -> ConversionReport
     Args:
         model: to be trained; changed in place.
         checkpoint: Hub name or folder of the detector, such as `facebook/detr-resnet-50` for a VisTR or
-            `SenseTime/deformable-detr-with-box-refine` for a DeVIS.
+            `SenseTime/deformable-detr-with-box-refine` for a DeVIS, SeqFormer or MS-STS VIS.
 
     Returns:
         What was used, what dropped and why, and which weights of the model stay as they are.

@@ -4,7 +4,7 @@ from transformers import DetrForObjectDetection, PreTrainedModel
 
 from ..checkpoint_files import told_in_words
 from .backbones import detector_backbone_rules
-from .key_map import ConversionReport, KeyMap, check_heads, load_what_fits
+from .key_map import ConversionReport, KeyMap, check_heads, copy_classes, load_what_fits
 
 _ENCODER, _OUR_ENCODER = r"model\.encoder\.layers\.(\d+)\.", r"model.encoder.layers.\1."
 _DECODER, _OUR_DECODER = r"model\.decoder\.layers\.(\d+)\.", r"model.decoder.layers.\1."
@@ -26,7 +26,7 @@ _RULES = [
 ]
 
 _DROP = [
-    (r"class_labels_classifier\..*", "classes of another data set"),
+    (r"class_labels_classifier\..*", "classes, of which those of the same name are copied"),
     (r"model\.query_position_embeddings\..*", "queries of an image; those of a video belong to its frames"),
     (r".*num_batches_tracked", "a counter without effect on frozen batch norms"),
 ]
@@ -35,8 +35,8 @@ _DROP = [
 def initialize(model: PreTrainedModel, detr: str | PreTrainedModel) -> ConversionReport:
     """
     Start training of a VisTR from a DETR that was trained on images: backbone, input projection, encoder, decoder and
-    box head, module by module where all shapes agree. The rest stays as it is, first of all the queries of the frames,
-    the classes and the mask heads.
+    box head, module by module where all shapes agree, and the rows of classes of the same name. The rest stays as it
+    is, first of all the queries of the frames and the mask heads.
 
     The same encoder gives the same features for one frame only at the same positions, and these differ: DETR describes
     row and column with half of its channels each, VisTR gives a part of them to the frame.
@@ -60,7 +60,9 @@ def initialize(model: PreTrainedModel, detr: str | PreTrainedModel) -> Conversio
     check_heads(model, detr)
     rules = [*_RULES, *detector_backbone_rules(model, detr)]
     key_map = KeyMap(build=type(model), rules=lambda _: rules, drop=_DROP)
-    return load_what_fits(model, detr.state_dict(), key_map, "detr")
+    report = load_what_fits(model, detr.state_dict(), key_map, "detr")
+    report.classes = copy_classes([(model.class_embed, detr.class_labels_classifier)], model.config, detr.config)
+    return report
 
 
 __all__ = ["initialize"]

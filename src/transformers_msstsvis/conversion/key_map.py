@@ -1,19 +1,27 @@
 """What turns the names of one system's published parameters into ours."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from transformers import PreTrainedModel
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+Rule = tuple[str, str | tuple[str, ...]]
 
 
 @dataclass
 class ConversionReport:
-    """What became of every key: `used` published keys, `dropped` keys with the reason, `missing` keys of ours."""
+    """
+    What became of every key: `used` published keys, `dropped` keys with the reason, `missing` keys of ours; `classes`
+    are the names of those whose weights were taken over from another set of classes.
+    """
 
     used: list[str] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    classes: list[str] | None = None
 
     def __str__(self) -> str:
         reasons: dict[str, int] = {}
@@ -27,7 +35,8 @@ class ConversionReport:
     def summary(self) -> str:
         """One line: how many weights were used, and which parts of the model have none of them or not all."""
         parts = dict.fromkeys(name.removeprefix("model.").partition(".")[0] for name in self.missing)
-        return f"{len(self.used)} weights used, {len(self.dropped)} left out; new in {', '.join(parts) or 'nothing'}"
+        text = f"{len(self.used)} weights used, {len(self.dropped)} left out; new in {', '.join(parts) or 'nothing'}"
+        return text if self.classes is None else f"{text}; classes known by name: {', '.join(self.classes) or 'none'}"
 
 
 @dataclass
@@ -37,14 +46,15 @@ class KeyMap:
 
     Args:
         build: state dict and hints to an untrained model of the architecture that the checkpoint describes.
-        rules: model to list of (pattern, replacement); the first pattern that matches a whole key renames it.
+        rules: model to list of (pattern, replacement); the first pattern that matches a whole key renames it, to
+            several names if the replacement is a tuple.
         drop: list of (pattern, reason) of keys that have no counterpart.
         split: pattern of fused query-key-value tensors and the names of their three parts.
         optional: patterns of names of ours that a checkpoint may lack.
     """
 
     build: Callable[..., PreTrainedModel]
-    rules: Callable[[PreTrainedModel], list[tuple[str, str]]]
+    rules: Callable[[PreTrainedModel], list[Rule]]
     drop: list[tuple[str, str]]
     split: list[tuple[str, tuple[str, str, str]]] = field(default_factory=list)
     optional: tuple[str, ...] = ()
@@ -65,7 +75,7 @@ def rename(published: dict, key_map: KeyMap, model: PreTrainedModel, system: str
         ValueError: for keys that the map does not know.
     """
     report, converted, unknown = ConversionReport(), {}, []
-    rules = [(re.compile(pattern), replacement) for pattern, replacement in key_map.rules(model)]
+    rules = key_map.rules(model)
     drops = [(re.compile(pattern), reason) for pattern, reason in key_map.drop]
     splits = [(re.compile(pattern), parts) for pattern, parts in key_map.split]
     for key, value in published.items():
@@ -73,24 +83,33 @@ def rename(published: dict, key_map: KeyMap, model: PreTrainedModel, system: str
         if reason is not None:
             report.dropped[key] = reason
             continue
-        new = next((pattern.sub(new, key) for pattern, new in rules if pattern.fullmatch(key)), None)
-        if new is None:
+        names = new_names(key, rules)
+        if not names:
             unknown.append(key)
             continue
         report.used.append(key)
-        fused = next(((pattern, parts) for pattern, parts in splits if pattern.fullmatch(new)), None)
-        if fused is None:
-            converted[new] = value
-        else:
-            pattern, parts = fused
-            for part, chunk in zip(parts, value.chunk(3), strict=True):
-                converted[pattern.sub(part, new)] = chunk
+        for new in names:
+            fused = next(((pattern, parts) for pattern, parts in splits if pattern.fullmatch(new)), None)
+            if fused is None:
+                converted[new] = value
+            else:
+                pattern, parts = fused
+                for part, chunk in zip(parts, value.chunk(3), strict=True):
+                    converted[pattern.sub(part, new)] = chunk
     if unknown:
         raise ValueError(
             f"{len(unknown)} keys of the checkpoint are unknown to {system!r}, e.g. {unknown[:5]}; expected a "
             f"published {system} checkpoint"
         )
     return converted, report
+
+
+def new_names(key: str, rules: list[Rule]) -> list[str]:
+    """What the first rule that matches makes of a key; nothing where none does."""
+    for pattern, replacement in rules:
+        if match := re.fullmatch(pattern, key):
+            return [match.expand(new) for new in ((replacement,) if isinstance(replacement, str) else replacement)]
+    return []
 
 
 def check_heads(model: PreTrainedModel, detector: PreTrainedModel) -> None:
@@ -123,14 +142,15 @@ def load_what_fits(model: PreTrainedModel, weights: dict, key_map: KeyMap, syste
     renamed, report = rename(weights, key_map, model, system)
     expected = model.state_dict()
     module_of = {name: name.rpartition(".")[0] for name in renamed}
+    rules = key_map.rules(model)
     unfit = {
         module_of[name]
         for name, value in renamed.items()
         if name not in expected or expected[name].shape != value.shape
     }
     fitting = {name: value for name, value in renamed.items() if module_of[name] not in unfit}
-    for published, name in zip(list(report.used), renamed, strict=True):
-        if name not in fitting:
+    for published in list(report.used):
+        if not any(name in fitting for name in new_names(published, rules)):
             report.used.remove(published)
             report.dropped[published] = "the model has no such module of this shape"
     if not fitting:
@@ -138,3 +158,26 @@ def load_what_fits(model: PreTrainedModel, weights: dict, key_map: KeyMap, syste
     report.missing = [name for name in expected if name not in fitting and not name.endswith("num_batches_tracked")]
     model.load_state_dict(fitting, strict=False)
     return report
+
+
+@torch.no_grad()
+def copy_classes(
+    heads: Iterable[tuple[nn.Linear, nn.Linear]], ours: PreTrainedConfig, theirs: PreTrainedConfig
+) -> list[str]:
+    """
+    Copy the rows of class heads for the classes of the same name, so that what a detector knows of dogs is kept.
+
+    Args:
+        heads: pairs of a class head of the model and one of the detector, whose rows are classes.
+        ours, theirs: configurations with the names.
+
+    Returns:
+        The names.
+    """
+    label_of = {name.lower(): label for label, name in theirs.id2label.items()}
+    common = {label: label_of[name.lower()] for label, name in ours.id2label.items() if name.lower() in label_of}
+    for head, other in heads:
+        if common and head.weight.shape[1] == other.weight.shape[1]:
+            rows, from_rows = list(common), list(common.values())
+            head.weight[rows], head.bias[rows] = other.weight[from_rows], other.bias[from_rows]
+    return [ours.id2label[label] for label in common]
