@@ -85,9 +85,7 @@ def test_a_seqformer_is_the_detector_in_every_frame(name, frames):
     names = ["disk", "star", "ring"]
     detector = with_distinct_heads(names)
     config = model_of(name, num_queries=12, id2label=dict(enumerate(names))).config
-    model = AutoModelForVideoInstanceSegmentation.from_config(
-        config
-    ).eval()  # whose temporal attention adds nothing yet
+    model = AutoModelForVideoInstanceSegmentation.from_config(config).eval()  # temporal attention adds nothing yet
     report = initialize(model, detector)
     assert report.classes == names
     assert {key.partition(".")[0] for key in report.missing if not key.startswith("model.")} == {
