@@ -3,7 +3,7 @@ import pytest
 
 from transformers_msstsvis.results.rle import encode_mask
 from transformers_msstsvis.results.video_instances import VideoInstances
-from transformers_msstsvis.tracking.track_selection import suppress_duplicates
+from transformers_msstsvis.tracking.track_selection import TrackSelection, suppress_duplicates
 
 
 def video(*tracks: tuple[float, list[str]]) -> VideoInstances:
@@ -48,6 +48,55 @@ def test_only_tracks_that_stay_suppress_others():
     # The third is like the second, which goes, and not like the first.
     first, second, third = ["####...."], [".####..."], ["..####.."]
     assert suppress_duplicates(video((0.9, first), (0.8, second), (0.7, third))).labels.tolist() == [0, 2]
+
+
+def test_frames_without_a_track():
+    gone = [LONG[0], "........", LONG[2]]
+    assert suppress_duplicates(video((0.9, gone), (0.8, gone))).labels.tolist() == [0]
+
+
+def stretch(start: int, *tracks: tuple[int, float, list[str]]) -> VideoInstances:
+    """Tracks with their ids, from frame `start` on."""
+    found = video(*((score, rows) for _, score, rows in tracks))
+    found.track_ids = np.array([track for track, *_ in tracks])
+    found.first_frame = start
+    return found
+
+
+def test_a_track_is_shown_from_the_threshold_on_with_one_id():
+    selection = TrackSelection(threshold=0.5)
+    ids = [selection(stretch(0, (7, 0.4, ["#......."]), (8, 0.6, ["......##"]))).track_ids.tolist()]
+    ids.append(selection(stretch(1, (7, 0.55, ["#......."]), (8, 0.6, ["......##"]))).track_ids.tolist())
+    ids.append(selection(stretch(2, (7, 0.45, ["#......."]))).track_ids.tolist())  # shown, so it stays
+    ids.append(selection(stretch(3, (8, 0.6, ["......##"]))).track_ids.tolist())
+    assert ids == [[1], [1, 2], [2], [1]]
+
+
+def test_duplicates_are_known_over_stretches():
+    """By what they share so far; what is shown is not given up for one that scores better now."""
+    selection = TrackSelection(duplicate_iou=0.5)
+    ids = []
+    for start, first, second in (
+        (0, "####....", "........"),
+        (1, "####....", ".####..."),
+        (2, "####....", ".####..."),
+    ):
+        found = stretch(start, (1, 0.6, [first]), (2, 0.7, [second]))
+        ids.append(selection(found).track_ids.tolist())
+    assert ids == [[1], [1], [1]]
+    apart = TrackSelection(duplicate_iou=0.5)
+    assert apart(stretch(0, (1, 0.6, ["####...."] * 2), (2, 0.7, ["....####", "####...."]))).track_ids.tolist() == [
+        2,
+        1,
+    ]
+
+
+def test_what_is_over_is_forgotten():
+    selection = TrackSelection(duplicate_iou=0.5)
+    for start in range(20):
+        selection(stretch(start, (start, 0.6, ["####...."]), (start + 1, 0.5, ["....####"])), alive=[start + 1])
+        assert set(selection._areas) == set(selection._numbers) == {start + 1}
+        assert len(selection._shared) <= 1
 
 
 def test_nothing_and_one():

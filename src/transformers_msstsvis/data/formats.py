@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..results.rle import excerpt
+from .cvat import CvatSource, is_xml
 from .frames import last_parts
 from .json_index import open_json, read_element, scan_json
-from .layouts import existing_frames_dir, find_annotation_file, find_frames, split_of_file
+from .layouts import CVAT_FILE, existing_frames_dir, find_annotation_file, find_frames, split_of_file
 from .mask_folders import MaskFolders, MaskFolderSource, find_mask_folders
 from .problems import Problem, integer, name_of
 from .sequences import Sequences, find_sequences
@@ -58,7 +59,9 @@ def locate(path: str | Path, frames_dir: str | Path | None = None, split: str | 
     path = Path(path)
     if frames_dir is not None:
         existing_frames_dir(frames_dir)
-    if path.is_dir():
+    if path.is_dir() and (path / CVAT_FILE).is_file():
+        path = path / CVAT_FILE
+    elif path.is_dir():
         folders = find_mask_folders(path, frames_dir, split)
         if folders is not None:
             return Location(path, folders, frames_dir, split)
@@ -82,6 +85,8 @@ def open_source(location: Location, allow_outside: bool = False, tracks: bool | 
         source = MaskFolderSource.open(path, folders, split)
         source.allow_outside = allow_outside
         return source
+    if is_xml(path):
+        return CvatSource.open(path, frames_dir, split or split_of_file(path), allow_outside)
     contents = _JsonContents.read(path)
     found = contents.find_videos(tracks) if contents.source_class() is CocoSource else None
     source = contents.source_class()(path, contents)

@@ -13,6 +13,7 @@ from .frames import OutsideError, below, frame_path, last_parts, parts_of
 
 logger = logging.get_logger(__name__)
 
+CVAT_FILE = "annotations.xml"  # in an export of CVAT
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation"),
@@ -41,6 +42,7 @@ def find_annotation_file(folder: Path, split: str | None = None) -> Path:
         ValueError: when there are several.
     """
     files = sorted(path for depth in ("*.json", "*/*.json") for path in folder.glob(depth))
+    files = files or sorted(folder.glob(f"*/{CVAT_FILE}"))
     found = [path for path in files if split is None or split_of_file(path) == (split_of(split) or split)]
     found = [path for path in found if "instances" in path.name] or found
     if not found:

@@ -32,7 +32,9 @@ def exact_polygon(rle: RLE) -> list[tuple[int, int]]:
 def _outlines(rle: RLE) -> list[list[tuple[int, int]]]:
     """The outlines of parts and holes, each a list of corners, with the object at the right of each step."""
     left, top, width, height = map(int, coco_mask.toBbox(rle))
-    pixels = np.pad(coco_mask.decode(rle)[top : top + height, left : left + width], 1)
+    inside = coco_mask.decode(rle)[top : top + height, left : left + width]
+    pixels = np.zeros((inside.shape[0] + 2, inside.shape[1] + 2), dtype=np.uint8)
+    pixels[1:-1, 1:-1] = inside
     # Of the four pixels that meet in each corner of the grid, those that are set.
     first, second, third, fourth = pixels[:-1, :-1], pixels[:-1, 1:], pixels[1:, :-1], pixels[1:, 1:]
     count = first + second + third + fourth

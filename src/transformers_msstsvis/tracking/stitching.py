@@ -220,8 +220,8 @@ class TrackStitcher(Stitcher):
 
 def mask_overlap(tracks: list[RLE | None], instances: list[RLE | None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Intersections `(m, n)` and areas `(m, 1)`, `(1, n)` in pixels; a missing mask has no area."""
-    areas = np.array([[0.0 if mask is None else float(coco_mask.area(mask))] for mask in tracks])
-    other_areas = np.array([[0.0 if mask is None else float(coco_mask.area(mask)) for mask in instances]])
+    areas = np.array([0.0 if mask is None else float(coco_mask.area(mask)) for mask in tracks])[:, None]
+    other_areas = np.array([0.0 if mask is None else float(coco_mask.area(mask)) for mask in instances])[None]
     intersection = np.zeros((len(tracks), len(instances)))
     rows = [row for row, mask in enumerate(tracks) if mask is not None]
     columns = [column for column, mask in enumerate(instances) if mask is not None]

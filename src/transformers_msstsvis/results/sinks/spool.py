@@ -14,24 +14,25 @@ from ..values import plain_number
 if TYPE_CHECKING:
     from ..video_instances import VideoInstances
 
-# Before each record: where the one before it of the same track is (-1: none), its track, its stretch, its bytes.
+# Before each record: where the next one of the same track is (0: none), its track, its stretch, its bytes.
 _HEAD = struct.Struct("<qqqq")
-_NONE = -1
+_PLACE = struct.Struct("<q")
 
 
 class SpooledTrack(NamedTuple):
-    """Label and score as they were known last, and where the last record is."""
+    """Label and score as they were known last, and where the first and the last record are."""
 
     track_id: int
     label: int
     score: float
-    place: int
+    first: int
+    last: int
 
 
 class Spool:
     """
-    Tracks of a video, stretch by stretch. In memory is only where the last stretch of each track lies, from which the
-    others are found.
+    Tracks of a video, stretch by stretch. In memory is only where the first and the last of each track lie; each says
+    where the next is.
 
     Args:
         folder: where the file is, that of temporary files by default; it has no name there, so that it goes with the
@@ -61,15 +62,19 @@ class Spool:
                 for frame, rle, box, frame_score in instances.sightings(index)
             ]
             content = json.dumps(frames, allow_nan=False).encode()
-            before = self._tracks[track].place if track in self._tracks else _NONE
-            records.append(_HEAD.pack(before, track, self._stretches, len(content)) + content)
+            records.append(_HEAD.pack(0, track, self._stretches, len(content)) + content)
+            first = self._tracks[track].first if track in self._tracks else place
             label, score = int(instances.labels[index]), plain_number(instances.scores[index])
-            changed[track] = SpooledTrack(track, label, score, place)
+            changed[track] = SpooledTrack(track, label, score, first, place)
             place += len(records[-1])
         self._file.seek(self._end)
         self._file.writelines(records)
         self._file.flush()
         # Now that it is written; what a full disk has cut is written over.
+        for track in changed.keys() & self._tracks.keys():
+            self._file.seek(self._tracks[track].last)
+            self._file.write(_PLACE.pack(changed[track].last))
+        self._file.flush()
         self._end, self._stretches = place, self._stretches + 1
         self._tracks |= changed
         self.scores_frames = self.scores_frames and (instances.scores_frames or not changed)
@@ -81,12 +86,11 @@ class Spool:
 
     def sightings(self, track: SpooledTrack) -> Iterator[Sighting]:
         """Those of one track, frame by frame."""
-        places, place = [], track.place
-        while place != _NONE:
-            places.append(place)
-            place = self._head(place)[0]
-        for place in reversed(places):
+        place: int | None = track.first
+        while place is not None:
+            following = self._head(place)[0]
             yield from self._record(place)
+            place = following or None
 
     def in_order(self) -> Iterator[tuple[SpooledTrack, Sighting]]:
         """Those of all tracks, in the order of the frames, and within a frame in which tracks were given."""
