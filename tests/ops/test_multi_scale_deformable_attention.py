@@ -10,7 +10,6 @@ import stat
 import struct
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -895,15 +894,3 @@ def test_cache_key_follows_source_and_cpu(fresh, monkeypatch):
     assert len({first, second, build.build(source)}) == 3
     assert first.parent == fresh / "transformers_msstsvis"
     assert os.access(first, os.R_OK)
-
-
-def test_build_file_is_of_the_current_format():
-    tomllib = pytest.importorskip("tomllib", reason="comes with Python 3.11")
-    folder = Path(__file__).parents[2] / "kernels" / "multi_scale_deformable_attention"
-    content = tomllib.loads((folder / "build.toml").read_text())
-    general = content["general"]
-    assert (general["edition"], general["license"], general["version"]) == (5, "Apache-2.0", 1)
-    assert re.fullmatch("[a-z][-a-z0-9]*[a-z0-9]", general["name"])
-    assert set(content["torch"]["stable-abi"]) == set(general["backends"]) == {"cpu", "cuda"}
-    sources = [*content["torch"]["src"], *(path for kernel in content["kernel"].values() for path in kernel["src"])]
-    assert all((folder / path).is_file() for path in sources)

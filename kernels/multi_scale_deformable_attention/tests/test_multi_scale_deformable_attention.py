@@ -31,6 +31,7 @@ def make_inputs(channels, queries):
     return value, locations, weights
 
 
+@pytest.mark.kernels_ci
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("channels", "queries"), [(32, 7), (32, 41), (8, 300), (13, 5)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
