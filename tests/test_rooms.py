@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "bulk": {"predict", "prediction", "results"},
     "evaluation": {"pipelines", "predict", "metrics", "data", "tracking", "results", "video"},
     "training": {"evaluation", "pipelines", "conversion", "metrics", "data", "models", "losses", "results", "video"},
-    "hub": {"models", "conversion"},
+    "hub": {"pipelines", "models"},
     "registration": {"models", "pipelines"},
 }
 TOP = {"", "__main__", "commands", "benchmarks", "recipes"}  # these may import everything

@@ -6,20 +6,24 @@ import re
 from os import PathLike
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from transformers import BaseVideoProcessor, PreTrainedModel
 
 from .files import written_aside
 from .models.auto import MODELS, class_of, video_processor_class
+from .pipelines import TASK, VideoInstanceSegmentationPipeline
 
 PACKAGE = Path(__file__).parent
 _FROM_OURS = re.compile(r"^(\s*from )\.[\w.]*?(\w+) import", re.MULTILINE)
 
 
-def export_remote_code(model: PreTrainedModel, folder: str | PathLike) -> list[str]:
+def export_remote_code(
+    model: PreTrainedModel, folder: str | PathLike, video_processor: BaseVideoProcessor | None = None
+) -> list[str]:
     """
     Write a model, its processors and a copy of the code that they need into one folder, which loads without this
-    package: `AutoModel.from_pretrained(folder, trust_remote_code=True)`, and so do `AutoConfig`, `AutoVideoProcessor`
-    and `AutoImageProcessor`. The processors are those of the published test.
+    package: `AutoModel.from_pretrained(folder, trust_remote_code=True)`, and so do `AutoConfig`, `AutoVideoProcessor`,
+    `AutoImageProcessor` and `pipeline("video-instance-segmentation", model=folder, trust_remote_code=True)`. There,
+    videos in files need PyAV, and arrays, images and folders of frames do not.
 
     The code lies flat, as transformers copies it: every module beside the others, its imports of this package
     rewritten to them. The compiled kernels are not a part of it; without them deformable attention runs in PyTorch.
@@ -27,6 +31,7 @@ def export_remote_code(model: PreTrainedModel, folder: str | PathLike) -> list[s
     Args:
         model: of one of the models of this package, with or without its heads.
         folder: of the checkpoint; files of the same names are replaced.
+        video_processor: of the model; by default that of the published test.
 
     Returns:
         The names of the modules.
@@ -40,10 +45,11 @@ def export_remote_code(model: PreTrainedModel, folder: str | PathLike) -> list[s
         raise ValueError(
             f"the model is a {type(model).__name__}, not one of this package; expected one of {', '.join(MODELS)}"
         )
-    video_processor = video_processor_class(model.config)()
+    video_processor = video_processor or video_processor_class(model.config)()
     image_processors = [class_of(name, ending) for ending in ("ImageProcessor", "ImageProcessorPil")]
     classes = [type(model.config), type(model), type(video_processor), *image_processors]
-    modules = closure({class_.__module__ for class_ in classes})
+    pipeline = VideoInstanceSegmentationPipeline
+    modules = closure({class_.__module__ for class_ in (*classes, pipeline)})
 
     model.save_pretrained(folder)
     video_processor.save_pretrained(folder)
@@ -54,10 +60,12 @@ def export_remote_code(model: PreTrainedModel, folder: str | PathLike) -> list[s
     config, of_model, of_videos, *of_images = (
         f"{class_.__module__.rpartition('.')[2]}.{class_.__name__}" for class_ in classes
     )
-    _add_auto_map(folder / "config.json", {"AutoConfig": config, "AutoModel": of_model})
-    _add_auto_map(folder / "video_preprocessor_config.json", {"AutoVideoProcessor": of_videos})
+    task = {"impl": f"pipelines.{pipeline.__name__}", "pt": ["AutoModel"], "type": "video"}
+    auto_map = {"AutoConfig": config, "AutoModel": of_model}
+    _add(folder / "config.json", auto_map=auto_map, custom_pipelines={TASK: task})
+    _add(folder / "video_preprocessor_config.json", auto_map={"AutoVideoProcessor": of_videos})
     image_map = {"AutoImageProcessor": dict(zip(("torchvision", "pil"), of_images, strict=True))}
-    _add_auto_map(folder / "preprocessor_config.json", image_map)
+    _add(folder / "preprocessor_config.json", auto_map=image_map)
     return sorted(module.rpartition(".")[2] for module in modules)
 
 
@@ -92,10 +100,10 @@ def _path(module: str) -> Path:
     return PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
 
 
-def _add_auto_map(path: Path, auto_map: dict) -> None:
+def _add(path: Path, **entries: dict) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     with written_aside(path) as unfinished:
-        unfinished.write_text(json.dumps({**content, "auto_map": auto_map}, indent=2) + "\n", encoding="utf-8")
+        unfinished.write_text(json.dumps({**content, **entries}, indent=2) + "\n", encoding="utf-8")
 
 
 __all__ = ["export_remote_code"]

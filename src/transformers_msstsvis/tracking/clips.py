@@ -173,7 +173,7 @@ class ClipJoiner:
         """Add the next clip, of what the tracker takes, whose first frame is `start`."""
         self._num_clips += 1
         self._last_start = start
-        self._only = clip if self._num_clips == 1 and isinstance(clip, VideoInstances) else None
+        self._only = clip if self._num_clips == 1 and not isinstance(clip, ClipTracks) else None
         self._stitcher.add(clip, start)
 
     def release(self, selection: TrackSelection, finished: bool = False) -> VideoInstances:

@@ -106,7 +106,8 @@ class TrackStitcher(Stitcher):
             ValueError: if the clip starts before the previous one or before a released frame, or its frames have
                 another size.
         """
-        if not isinstance(clip, VideoInstances):
+        # Not by its class: of a checkpoint that brings its code, processor and pipeline have a copy of it each.
+        if not hasattr(clip, "track_ids"):
             raise TypeError(f"clip is of type {type(clip).__name__}; expected VideoInstances")
         if not isinstance(start, Integral):
             raise ValueError(f"start is {start!r}; expected the number of a frame of the video, from 0")

@@ -65,6 +65,9 @@ class VisConfig(PreTrainedConfig):
     num_frames: int | None = None
 
     def __post_init__(self, **kwargs):
+        if not __name__.startswith("transformers_modules"):
+            # Of a checkpoint that brings its code: where this package is, nobody is to be asked to trust that.
+            kwargs.pop("custom_pipelines", None)
         for name in LEGACY_NAMES:
             if kwargs.get(name) is not None:
                 raise ValueError(
