@@ -300,7 +300,7 @@ class VideoInstances:
         parts: dict[int, _Parts] = {}
         first, stop, scored = None, 0, True
         for chunk in chunks:
-            if not isinstance(chunk, VideoInstances):
+            if not hasattr(chunk, "track_ids"):  # also of another copy of this code, of a checkpoint that brings it
                 raise TypeError(f"a stretch is of type {type(chunk).__name__}; expected VideoInstances")
             first, stop = (chunk, chunk.first_frame) if first is None else (first, stop)
             chunk.check_follows(first.size, stop)
