@@ -18,15 +18,13 @@ import numpy as np
 from ..results.rle import MAX_SIDE, excerpt, read_mask
 from ..video.images import ImageError, image_size
 from .fields import listed
-from .layouts import existing_frames_dir, find_frames
-from .mask_folders import images_of
+from .layouts import find_frames
+from .numbered_frames import find_numbered_frames
 from .problems import Problem
 from .source import Record, Source
 
 _SHAPES = ("polygon", "mask", "box")
 _OTHER_SHAPES = ("polyline", "points", "cuboid", "ellipse", "skeleton")
-_NUMBER = re.compile(r"(\d+)\D*$")  # the last one in the name of a frame
-_FOLDERS = ("images", "JPEGImages", "frames")
 _CHUNK = 1 << 20  # bytes
 _MOST_FRAMES = 10**9
 _MOST_PIXELS = 2**28  # that are held at once; eight times an image of 8K
@@ -209,23 +207,10 @@ class CvatSource(Source):
             if shape.attributes.get("outside") != "1"
         } - {None}
         visible = sorted(number for number in numbers if number >= 0 and (frames is None or number in frames))
-        places = list(_folders_of_frames(self.path, frames_dir))
-        for folder in places:
-            images = _numbered(images_of(folder), frames, visible)
-            if images:
-                self.frames_dir = folder
-                self._frames = {number: path.name for number, path in images.items()}
-                return
-        self._frames = {number: f"frame_{number:06d}.png" for number in visible}
-        wanted = f"images numbered as the frames with objects ({listed(visible)})"
-        if frames is not None:
-            wanted = f"{len(frames)} images, or {wanted}"
-        raise FileNotFoundError(
-            f"the frames of {self.path} were not found: no folder around it has {wanted}; looked in "
-            f"{', '.join(map(str, places[:4])) or self.path.parent}. Export the task with its images, extract those "
-            f"of the video ({self.contents.meta.get('source') or 'VIDEO'}) as with `ffmpeg -i VIDEO -start_number 0 "
-            "images/frame_%06d.png`, or pass frames_dir"
-        )
+        found = find_numbered_frames(self.path, frames_dir, frames, visible)
+        self.frames_dir, self._frames = found.folder, found.names
+        if self.frames_dir is None:
+            raise FileNotFoundError(found.message)
 
     def _size(self) -> dict[str, int | None]:
         size = {key: _integer(self.contents.meta.get(key)) for key in ("height", "width")}
@@ -371,37 +356,6 @@ class _ShapeError(ValueError):
         what = "" if shape is None else f", {shape.kind}"
         super().__init__(f"line {shape.line if shape else line}{what}: {message}")
         self.number = number
-
-
-def _folders_of_frames(path: Path, frames_dir: str | Path | None) -> Iterator[Path]:
-    """Folders of images where the frames of a file may be: those named so, and what is in them."""
-    if frames_dir is not None:
-        places = [existing_frames_dir(frames_dir)]
-    else:
-        parent = path.parent
-        places = [*(parent / name for name in _FOLDERS), parent / path.stem, parent]
-        places += [parent.parent / name for name in _FOLDERS]
-    for place in dict.fromkeys(places):
-        if not place.is_dir():
-            continue
-        below = [folder for folder in sorted(place.iterdir()) if folder.is_dir() and folder.name not in _FOLDERS]
-        own = [folder for folder in below if folder.name in (path.stem, path.parent.name)]
-        for folder in (place, *(own or below)):
-            if images_of(folder):
-                yield folder
-
-
-def _numbered(images: list[Path], frames: range | None, visible: list[int]) -> dict[int, Path] | None:
-    """The images by the number of the frame, in order, if they can be the frames."""
-    if frames is not None and len(images) == len(frames):
-        return dict(zip(frames, images, strict=True))
-    numbers = [_NUMBER.search(image.stem) for image in images]
-    if not images or None in numbers:
-        return None
-    found = {int(number[1][-18:]): image for number, image in zip(numbers, images, strict=True)}
-    if len(found) < len(images) or not found.keys() >= set(visible):
-        return None
-    return {number: found[number] for number in sorted(found) if frames is None or number in frames}
 
 
 def _first_gap(order: list[tuple[int, bool]], places: dict[int, int]) -> tuple[int, int] | None:

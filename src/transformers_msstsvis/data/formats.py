@@ -19,6 +19,7 @@ from .frames import last_parts
 from .json_index import open_json, read_element, scan_json
 from .layouts import CVAT_FILE, existing_frames_dir, find_annotation_file, find_frames, split_of_file
 from .mask_folders import MaskFolders, MaskFolderSource, find_mask_folders
+from .mots_text import MotsTextSource, is_mots_text
 from .problems import Problem, integer, name_of
 from .sequences import Sequences, find_sequences
 from .source import Record, Source
@@ -87,6 +88,8 @@ def open_source(location: Location, allow_outside: bool = False, tracks: bool | 
         return source
     if is_xml(path):
         return CvatSource.open(path, frames_dir, split or split_of_file(path), allow_outside)
+    if is_mots_text(path):
+        return MotsTextSource.open(path, frames_dir, split or split_of_file(path))
     contents = _JsonContents.read(path)
     found = contents.find_videos(tracks) if contents.source_class() is CocoSource else None
     source = contents.source_class()(path, contents)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 # Part of the name of prepared files: count up with every change of what is in them.
-_VERSION = 3
+_VERSION = 4
 _ROWS_AT_ONCE = 64  # videos; bounds the memory of preparation
 _EMBEDDED_AT_ONCE = 8  # videos with all their frames
 _WAYS_OUT = (
@@ -56,12 +56,17 @@ def load_vis_dataset(
     - COCO video: images with `video_id` and `frame_id`, annotations with `instance_id` (or `track_id`, `object_id`, or
       one of these in `attributes`, as CVAT writes it); without `video_id`, see `tracks`;
     - mask PNGs: the folder of DAVIS, YouTube-VOS or MOTS, any folder of videos with frames (jpg) and masks (palette
-      png) side by side, or one such video. Only the frames that have a mask form the video.
+      png) side by side, or one such video, also with a folder of masks for each object. Only the frames that have a
+      mask form the video;
+    - CVAT: `annotations.xml` of "CVAT for video 1.1" (polygons and masks; frames are the images of a folder beside it)
+      or "CVAT for images 1.1" (every image becomes a video of one frame), or the folder that holds it;
+    - MOTS text: a file of `frame id category height width counts`, with the frames in a folder beside it.
 
     The result is prepared once, in the cache of `datasets`, and opened from there until one of the files changes.
 
     Args:
-        annotations: the JSON file, the folder of masks, or the folder of a dataset in one of its known layouts.
+        annotations: the JSON, XML or text file, the folder of masks, or the folder of a dataset in one of its known
+            layouts.
         frames_dir: the folder that file names are relative to. By default it is found around the annotations, in any
             layout that has been in use; the log says where. Names of another machine, with backslashes, or with
             folders that are not here are found by their last parts.

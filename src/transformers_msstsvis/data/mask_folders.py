@@ -1,5 +1,6 @@
-"""Masks as PNG files, a folder of them for each video: DAVIS, YouTube-VOS and MOTS."""
+"""Masks as PNG files, a folder of them for each video: DAVIS, YouTube-VOS and MOTS; or one for each object."""
 
+import json
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,15 +9,18 @@ import numpy as np
 from PIL import Image, ImageOps
 from pycocotools import mask as rle_codec
 
+from ..results.rle import excerpt
 from ..video.images import IMAGE_SUFFIXES, ImageError, image_size
 from ..video.reader import natural_key
 from .frames import turned_note
 from .layouts import SPLITS, split_of
-from .problems import IMAGE_ERRORS, Problem
+from .problems import IMAGE_ERRORS, Problem, integer
 from .source import Record, Source
 
-_MOTS_CATEGORIES = [{"id": 1, "name": "car"}, {"id": 2, "name": "pedestrian"}]
-_MOTS_VOID, _PALETTE_VOID = 10_000, 255
+MOTS_CATEGORIES = [{"id": 1, "name": "car"}, {"id": 2, "name": "pedestrian"}]
+CATEGORIES_FILE = "categories.json"
+MOTS_VOID, _PALETTE_VOID = 10_000, 255
+MOTS_STEP = 1000  # values of a category begin at 1000 times its id
 _VOID = -1  # instead of the latter
 _SMALL = 64  # numbers of objects, beside which 255 is none
 _BRIGHT = 128  # object numbers stay below, masks of one object in black and white do not
@@ -39,9 +43,15 @@ class MaskFolders(NamedTuple):
     videos: list[tuple[Path, Path]]
 
     def files(self) -> list[Path]:
-        """All masks and frames."""
-        folders = dict.fromkeys(folder for video in self.videos for folder in video)
-        return [path for folder in folders for path in images_of(folder)]
+        """All masks and frames, and the categories."""
+        folders = dict.fromkeys(
+            folder for masks, frames in self.videos for folder in (masks, *_folders_of_objects(masks), frames)
+        )
+        tables = {masks / CATEGORIES_FILE for masks, _ in self.videos}
+        return [
+            *(path for folder in folders for path in images_of(folder)),
+            *sorted(path for path in tables if path.is_file()),
+        ]
 
 
 def find_mask_folders(
@@ -51,7 +61,8 @@ def find_mask_folders(
     The videos of a folder of mask PNGs, or None when it holds none.
 
     The folder is the root of DAVIS, YouTube-VOS or MOTS; a folder of videos, with frames and masks side by side or,
-    with the frames elsewhere, masks alone; or one video with frames and masks side by side.
+    with the frames elsewhere, masks alone; or one video with frames and masks side by side. Masks of one video may lie
+    in a folder for each object, whose name is its number, as in SA-V.
 
     Raises:
         FileNotFoundError: when there are masks, but no frames, or no list of the split in `ImageSets`.
@@ -65,6 +76,8 @@ def find_mask_folders(
                 "frames_dir"
             )
         return MaskFolders(frames.parent, [(folder, frames)])
+    if _folders_of_objects(folder) and images_of(given or folder):
+        return MaskFolders((given or folder).parent, [(folder, given or folder)])
     for root in [folder, *(folder / name for name in SPLITS.get(split_of(split or ""), ()))]:
         for mask_name, frames_name in _MASK_FOLDERS:
             masks = _folder_of_videos(root / mask_name)
@@ -93,6 +106,18 @@ def images_of(folder: Path) -> list[Path]:
         (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")),
         key=natural_key,
     )
+
+
+def _folders_of_objects(folder: Path) -> list[Path]:
+    """The folders with the PNGs of each object of one video, by their numbers."""
+    if not folder.is_dir() or _pngs(folder):
+        return []
+    return sorted((path for path in folder.iterdir() if path.name.isdecimal() and _pngs(path)), key=natural_key)
+
+
+def _mask_files(folder: Path) -> list[Path]:
+    """The masks of a video: a PNG for each frame, or for each object and frame."""
+    return _pngs(folder) or [png for path in _folders_of_objects(folder) for png in _pngs(path)]
 
 
 def _folder_of_videos(folder: Path) -> Path | None:
@@ -129,8 +154,11 @@ class MaskFolderSource(Source):
     Only the frames that have a mask form the video: the others are not labelled, which is not the same as empty. A
     video without any mask has all its frames and no annotations. In a palette PNG 255 is void, as in DAVIS, and no
     object, unless it is the only value of the video; so it is beside small numbers in a grey PNG. In the 16-bit PNGs
-    of MOTS a value is 1000 times the category (1 car, 2 pedestrian) plus the object, and 10000 is void. Other masks
-    tell no classes: all objects are of category 1, "object". Videos and objects are numbered from 1.
+    of MOTS a value is 1000 times the category plus the object, and 10000 is void; the categories are 1 car and
+    2 pedestrian, or those of a file `categories.json` beside the masks: a list of `id` and `name`. Other masks tell no
+    classes: all objects are of category 1, "object". In a folder for each object, every value but 0 is the object.
+
+    Videos are numbered from 1, and so are objects, but those of a single video keep their numbers in it.
     """
 
     format = "mask PNGs"
@@ -139,11 +167,13 @@ class MaskFolderSource(Source):
     def open(cls, path: Path, folders: MaskFolders, split: str | None) -> "MaskFolderSource":
         source = cls(path, frames_dir=folders.frames_dir, split=split)
         source.folders = folders.videos
-        source.is_mots = _are_mots(png for folder, _ in folders.videos for png in _pngs(folder))
-        source.categories = _MOTS_CATEGORIES if source.is_mots else [{"id": 1, "name": "object"}]
-        source.labelled = any(_pngs(folder) for folder, _ in folders.videos)
-        unlabelled = sum(len(_frames(frames, masks)) for masks, frames in folders.videos if _pngs(masks)) - sum(
-            len(_pngs(masks)) for masks, _ in folders.videos
+        categories = _read_categories(folders.videos)
+        source.is_mots = _are_mots((png for folder, _ in folders.videos for png in _pngs(folder)), categories)
+        source.categories = categories if source.is_mots else [{"id": 1, "name": "object"}]
+        stems = {masks: {png.stem for png in _mask_files(masks)} for masks, _ in folders.videos}
+        source.labelled = any(stems.values())
+        unlabelled = sum(
+            len(_frames(frames, masks)) - len(stems[masks]) for masks, frames in folders.videos if stems[masks]
         )
         if unlabelled > 0:
             message = f"{unlabelled} frames have no mask; only the frames that have one form the videos"
@@ -159,24 +189,31 @@ class MaskFolderSource(Source):
             problems: list[Problem] = []
             frames = {image.stem: image for image in _frames(frames_dir, masks_dir)}
             objects: dict[str, dict[int, Any]] = {}
-            for png in _pngs(masks_dir):
+            for png in _mask_files(masks_dir):
                 try:
                     if png.stem not in frames:
                         raise ValueError(f"the mask has no frame {png.stem} in {frames_dir}")
-                    objects[png.stem] = _read_objects(png, frames[png.stem], self.is_mots)
+                    if png.parent == masks_dir:
+                        objects[png.stem] = _read_objects(png, frames[png.stem], self.is_mots)
+                    else:
+                        objects.setdefault(png.stem, {}).update(_read_object(png, frames[png.stem]))
                 except IMAGE_ERRORS as error:
                     problems.append(Problem(str(error), self.path, f"{video_id} ({masks_dir.name})", frame=png.name))
+            objects = {stem: objects[stem] for stem in frames if stem in objects}
             void, values = _VOID, set().union(*objects.values())
             if values == {_VOID}:
                 void = None
                 only_void.append(masks_dir.name)
             elif (
-                _PALETTE_VOID in values and 0 < max(values - {_PALETTE_VOID}, default=0) < _SMALL and not self.is_mots
+                _PALETTE_VOID in values
+                and 0 < max(values - {_PALETTE_VOID}, default=0) < _SMALL
+                and not self.is_mots
+                and _pngs(masks_dir)  # and no folders of objects
             ):
                 void = _PALETTE_VOID
                 grey_void.append(masks_dir.name)
             objects = {stem: {v: mask for v, mask in of.items() if v != void} for stem, of in objects.items()}
-            chosen = list(objects) if _pngs(masks_dir) else list(frames)
+            chosen = list(objects) if _mask_files(masks_dir) else list(frames)
             video = {
                 "id": video_id,
                 "length": len(chosen),
@@ -184,9 +221,17 @@ class MaskFolderSource(Source):
                 **_size(frames[stem] for stem in chosen),
             }
             annotations = []
-            for track in _tracks_of(list(objects.values()), self.is_mots):
+            values = sorted(set().union(*objects.values()))
+            identities = [value % MOTS_STEP if self.is_mots else value for value in values]
+            is_kept = len(self.folders) == 1 and len({*identities, 0, _VOID}) == len(identities) + 2
+            for value, identity in zip(values, identities, strict=True):
                 number += 1
-                annotations.append((number, {"id": number, **track}))
+                track = {
+                    "category_id": value // MOTS_STEP if self.is_mots else 1,
+                    "iscrowd": False,
+                    "segmentations": [of_frame.get(value) for of_frame in objects.values()],
+                }
+                annotations.append((number, {"id": identity if is_kept else number, **track}))
             yield Record(video, annotations, problems)
         if only_void:
             message = (
@@ -222,8 +267,25 @@ def _size(frames: Iterable[Path]) -> dict[str, int]:
     return {}
 
 
-def _are_mots(masks: Iterable[Path]) -> bool:
+def _read_categories(videos: list[tuple[Path, Path]]) -> list[dict[str, Any]]:
+    """Those of MOTS: of the first file beside masks that lists them, or the published ones."""
+    path = next((masks / CATEGORIES_FILE for masks, _ in videos if (masks / CATEGORIES_FILE).is_file()), None)
+    if path is None:
+        return MOTS_CATEGORIES
+    try:
+        categories = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); expected a list of categories with id and name") from error
+    if not isinstance(categories, list) or not all(
+        isinstance(entry, dict) and integer(entry.get("id")) is not None for entry in categories
+    ):
+        raise ValueError(f"{path} holds {excerpt(categories)}; expected a list of categories with id and name")
+    return categories
+
+
+def _are_mots(masks: Iterable[Path], categories: list[dict[str, Any]]) -> bool:
     """Whether the first of the masks that has an object is of MOTS."""
+    known = [category.get("id") for category in categories]
     for png in masks:
         try:
             with Image.open(png) as image:
@@ -233,13 +295,12 @@ def _are_mots(masks: Iterable[Path]) -> bool:
         except IMAGE_ERRORS:
             continue
         if values:
-            known = [category["id"] for category in _MOTS_CATEGORIES]
-            return all(value // 1000 in known or value == _MOTS_VOID for value in values)
+            return all(value // MOTS_STEP in known or value == MOTS_VOID for value in values)
     return False
 
 
-def _read_objects(png: Path, frame: Path, is_mots: bool) -> dict[int, dict[str, Any]]:
-    """The compressed mask of each value of a PNG that stands for an object, or is 255 in a palette: `_VOID`."""
+def _read_values(png: Path, frame: Path) -> tuple[np.ndarray, bool]:
+    """The values of a mask of the size of its frame, and whether they are of a palette."""
     with Image.open(png) as image:
         if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
             raise ValueError(
@@ -255,10 +316,24 @@ def _read_objects(png: Path, frame: Path, is_mots: bool) -> dict[int, dict[str, 
             f"the mask has size {list(values.shape)}; expected [height, width] = {expected} of its frame"
             f"{turned_note(frame, expected, values.shape)}"
         )
+    return values, has_palette
+
+
+def _read_object(png: Path, frame: Path) -> dict[int, dict[str, Any]]:
+    """The compressed mask of the one object of a PNG, whose number is the name of its folder; none without a pixel."""
+    values, has_palette = _read_values(png, frame)
+    _refuse_interpolation(values, sorted(set(np.unique(values).tolist()) - {0}), has_palette)
+    mask = np.asfortranarray(values != 0, dtype=np.uint8)
+    return {int(png.parent.name): rle_codec.encode(mask)} if mask.any() else {}
+
+
+def _read_objects(png: Path, frame: Path, is_mots: bool) -> dict[int, dict[str, Any]]:
+    """The compressed mask of each value of a PNG that stands for an object, or is 255 in a palette: `_VOID`."""
+    values, has_palette = _read_values(png, frame)
     objects = sorted(set(np.unique(values).tolist()) - {0})
     if is_mots:
-        objects = [value for value in objects if value != _MOTS_VOID]
-        strange = [value for value in objects if value < 1000]
+        objects = [value for value in objects if value != MOTS_VOID]
+        strange = [value for value in objects if value < MOTS_STEP]
         if strange:
             raise ValueError(f"the mask has the value {strange[0]}; expected 1000 * category + object, as of MOTS")
     else:
@@ -289,13 +364,3 @@ def _refuse_interpolation(values: np.ndarray, objects: list[int], has_palette: b
             "or blurring; expected one value for each object: make it anew with the nearest value (Image.NEAREST), or "
             "at the size of the frame"
         )
-
-
-def _tracks_of(frames: list[dict[int, dict[str, Any]]], is_mots: bool) -> Iterator[dict[str, Any]]:
-    """The annotations, without ids, of the masks of all frames."""
-    for value in sorted(set().union(*frames)):
-        yield {
-            "category_id": value // 1000 if is_mots else 1,
-            "iscrowd": False,
-            "segmentations": [objects.get(value) for objects in frames],
-        }

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 class InstanceMasksSink(FolderSink):
     """
     A folder for each track, `001`, `002`, ..., of PNGs `00000.png`, ..., by the number of the frame, of the frames in
-    which it is visible: 255 is the object, 0 is not. Masks may overlap. `load_vis_dataset` reads such a folder of
-    folders; so do tools for SA-V and for masks by object.
+    which it is visible: 255 is the object, 0 is not. Masks may overlap. That is how SA-V keeps the masks of a video.
     """
 
     def _write(self, instances: "VideoInstances") -> None:
@@ -27,5 +26,5 @@ class InstanceMasksSink(FolderSink):
             for frame, rle in masks.visible():
                 folder.mkdir(exist_ok=True)
                 image = Image.fromarray(decode_mask(rle).astype(np.uint8) * 255)
-                with written_aside(folder / f"{instances.first_frame + frame:05d}.png") as unfinished:
+                with written_aside(folder / self._png_name(frame)) as unfinished:
                     image.save(unfinished)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...files import written_aside
+from ..json_text import to_json
 from ..overlap import without_overlap
 from ..palette import track_palette
 from ..rle import decode_mask
+from ..values import named_categories
 from .sink import FolderSink, LinesSink
 
 if TYPE_CHECKING:
@@ -80,8 +82,6 @@ class _MotsValues:
 
 
 class _LabelImageSink(FolderSink):
-    _digits = 5
-
     @property
     def values(self) -> dict[int, int]:
         """The track id of each pixel value so far."""
@@ -93,8 +93,7 @@ class _LabelImageSink(FolderSink):
             values = np.zeros(instances.size, dtype=np.uint16)
             for index in instances.present(frame).tolist():
                 values[decode_mask(instances.masks[index][frame])] = self._value(instances, index)
-            name = f"{instances.first_frame + frame:0{self._digits}d}.png"
-            with written_aside(self._partial / name) as unfinished:
+            with written_aside(self._partial / self._png_name(frame)) as unfinished:
                 self._image(values).save(unfinished)
 
     @abstractmethod
@@ -138,7 +137,7 @@ class MotsSink(_LabelImageSink):
     """
     16-bit PNGs `000000.png`, ..., as of MOTS: 0 is background, other values are 1000 times the category plus the
     track id where that fits into 1 to 999, and a free number otherwise. A track keeps the category that was known
-    first. Where masks overlap, the higher score is in front.
+    first. Where masks overlap, the higher score is in front. A file `categories.json` lists the categories.
 
     Attributes:
         values: the track id of each pixel value so far.
@@ -149,8 +148,15 @@ class MotsSink(_LabelImageSink):
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         self._value_of = _MotsValues()
+        self._labels: set[int] = set()
+
+    def _end(self, finished: bool) -> None:
+        categories = named_categories(self._video, self.category_ids, self._labels)
+        (self._partial / "categories.json").write_text(to_json(categories), encoding="utf-8")
+        super()._end(finished)
 
     def _value(self, instances: "VideoInstances", index: int) -> int:
+        self._labels.add(int(instances.labels[index]))
         return self._value_of.value(int(instances.track_ids[index]), self.category_id(instances.labels[index]))
 
     def _image(self, values: np.ndarray) -> "Image.Image":

@@ -236,9 +236,16 @@ class SpooledSink(FileSink):
 
 
 class FolderSink(Sink):
-    """A folder of files, which are written into `self._partial`."""
+    """A folder of PNGs, which are written into `self._partial`."""
 
     _check = staticmethod(check_writable_folder)
+    _digits = 5
+
+    def _png_name(self, index: int) -> str:
+        """That of a frame of the next stretch: as its frame is called, or by its number in the video."""
+        if self.file_names is None:
+            return f"{self._video.first_frame + self.num_frames + index:0{self._digits}d}.png"
+        return f"{Path(self.file_names[self.num_frames + index]).stem}.png"
 
     def _begin(self, instances: "VideoInstances") -> None:
         self._partial = partial_path(self.path)
