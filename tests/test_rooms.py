@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "evaluation": {"pipelines", "predict", "metrics", "data", "tracking", "results", "video"},
     "training": {"evaluation", "pipelines", "conversion", "metrics", "data", "models", "losses", "results", "video"},
     "hub": {"pipelines", "models"},
-    "registration": {"models", "pipelines"},
+    "registration": {"hub", "models", "pipelines"},
 }
 TOP = {"", "__main__", "commands", "benchmarks", "recipes"}  # these may import everything
 

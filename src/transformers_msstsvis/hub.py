@@ -3,9 +3,11 @@
 import ast
 import json
 import re
+import tempfile
 from os import PathLike
 from pathlib import Path
 
+from huggingface_hub import HfApi, ModelCard, ModelCardData
 from transformers import BaseVideoProcessor, PreTrainedModel
 
 from .files import written_aside
@@ -69,6 +71,103 @@ def export_remote_code(
     return sorted(module.rpartition(".")[2] for module in modules)
 
 
+def push_to_hub(
+    model: PreTrainedModel,
+    repo_id: str,
+    *,
+    video_processor: BaseVideoProcessor | None = None,
+    card: ModelCard | str | None = None,
+    license: str | None = None,
+    remote_code: bool = False,
+    commit_message: str | None = None,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """
+    Upload a model with its processors and its card, in one commit; a method of all models of this package.
+
+    Args:
+        model: of one of the models of this package.
+        repo_id: of the repository, which is made if there is none.
+        video_processor: of the model; by default that in the folder that it was loaded from, or else that of the
+            published test.
+        card: text of the card, or the card; by default that in the folder of the model, or else a short one.
+        license: of the weights, for a card that does not say.
+        remote_code: upload the code too, as of [`export_remote_code`], for those without this package.
+        commit_message, private, token, revision, create_pr: as of every `push_to_hub`.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ValueError: for a card without a licence.
+        OSError: if the Hub can't be reached, or refuses.
+    """
+    source = Path(model.name_or_path or "")
+    if video_processor is None:
+        known = (source / "video_preprocessor_config.json").is_file()
+        kind = video_processor_class(model.config)
+        video_processor = kind.from_pretrained(source) if known else kind()
+    card = _card(model, repo_id, source, card, license)
+    api = HfApi(token=token if isinstance(token, str) else None)
+    with tempfile.TemporaryDirectory() as folder:
+        if remote_code:
+            export_remote_code(model, folder, video_processor)
+        else:
+            model.save_pretrained(folder)
+            video_processor.save_pretrained(folder)
+        card.save(Path(folder, "README.md"))
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        done = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message=commit_message or f"Upload {type(model).__name__}",
+            revision=revision,
+            create_pr=create_pr,
+        )
+    return done.commit_url
+
+
+def _card(
+    model: PreTrainedModel, repo_id: str, source: Path, card: ModelCard | str | None, license: str | None
+) -> ModelCard:
+    if card is None and (source / "README.md").is_file():
+        card = (source / "README.md").read_text(encoding="utf-8")
+    if card is None:
+        card = _short_card(model, repo_id)
+    card = card if isinstance(card, ModelCard) else ModelCard(card, ignore_metadata_errors=True)
+    card.data.license = license or card.data.license
+    if not card.data.license:
+        raise ValueError(
+            f"the card of {repo_id} names no licence, and nobody could use the weights; pass one, such as "
+            'license="apache-2.0", that of the data and weights that they were trained from'
+        )
+    return card
+
+
+def _short_card(model: PreTrainedModel, repo_id: str) -> str:
+    data = ModelCardData(library_name="transformers", pipeline_tag=TASK, tags=[TASK, model.config.model_type])
+    return f"""---
+{data.to_yaml()}
+---
+
+# {repo_id.rpartition("/")[2]}
+
+A `{model.config.model_type}` model of transformers_msstsvis, for video instance segmentation of
+{model.config.num_labels} classes: {", ".join(model.config.id2label.values())}.
+
+```python
+from transformers import pipeline
+import transformers_msstsvis
+
+segmenter = pipeline("{TASK}", model="{repo_id}")
+tracks = segmenter("clip.mp4")
+```
+"""
+
+
 def closure(modules: set[str]) -> set[str]:
     """
     Modules and all that they import of this package, by their full names.
@@ -106,4 +205,4 @@ def _add(path: Path, **entries: dict) -> None:
         unfinished.write_text(json.dumps({**content, **entries}, indent=2) + "\n", encoding="utf-8")
 
 
-__all__ = ["export_remote_code"]
+__all__ = ["export_remote_code", "push_to_hub"]

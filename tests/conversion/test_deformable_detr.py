@@ -8,7 +8,7 @@ from tests.models.testers import model_of
 from tests.tiny import BACKBONE
 from transformers_msstsvis import AutoModelForVideoInstanceSegmentation
 from transformers_msstsvis.conversion.deformable_detr import initialize
-from transformers_msstsvis.conversion.detectors import initialize_from
+from transformers_msstsvis.conversion.detectors import init_from_pretrained
 
 
 def tiny_detector(**changes) -> DeformableDetrForObjectDetection:
@@ -62,9 +62,9 @@ def test_attention_looks_into_other_frames_as_into_its_own():
 
 def test_a_checkpoint_by_its_folder_and_what_does_not_fit(tmp_path):
     tiny_detector().save_pretrained(tmp_path)
-    assert "second name of the box heads" in str(initialize_from(model_of("devis"), str(tmp_path)))
+    assert "second name of the box heads" in str(init_from_pretrained(model_of("devis"), str(tmp_path)))
     with pytest.raises(ValueError, match="is a deformable_detr and the model a vistr; expected to start a vistr from"):
-        initialize_from(model_of("vistr"), str(tmp_path))
+        init_from_pretrained(model_of("vistr"), str(tmp_path))
     with pytest.raises(ValueError, match="decoder_attention_heads is 2 and that of the Deformable DETR 4"):
         initialize(model_of("devis", decoder_attention_heads=2), tiny_detector())
     report = initialize(model_of("devis", encoder_n_temporal_points=2), tiny_detector())

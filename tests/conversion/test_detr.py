@@ -7,7 +7,7 @@ from transformers import DetrConfig, DetrForObjectDetection
 from tests.models.test_modeling_vistr import tiny_vistr
 from tests.models.testers import FOUR_MAPS, model_of
 from tests.tiny import BACKBONE
-from transformers_msstsvis.conversion.detectors import initialize_from
+from transformers_msstsvis.conversion.detectors import init_from_pretrained
 from transformers_msstsvis.conversion.detr import initialize
 
 
@@ -101,16 +101,16 @@ def test_other_heads_or_nothing_in_common():
 def test_a_checkpoint_by_its_folder(tmp_path):
     detr, model = tiny_detr(), tiny_vistr()
     detr.save_pretrained(tmp_path)
-    initialize_from(model, str(tmp_path))
+    init_from_pretrained(model, str(tmp_path))
     assert torch.equal(model.model.decoder.norm.weight, detr.model.decoder.layernorm.weight)
 
 
 def test_a_detector_from_which_the_model_can_not_start(tmp_path):
     tiny_detr().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is a detr and the model a seqformer; expected to start a vistr from a detr"):
-        initialize_from(model_of("seqformer"), str(tmp_path))
+        init_from_pretrained(model_of("seqformer"), str(tmp_path))
     with pytest.raises(FileNotFoundError):
-        initialize_from(tiny_vistr(), str(tmp_path / "none"))
+        init_from_pretrained(tiny_vistr(), str(tmp_path / "none"))
 
 
 def test_classes_are_known_by_name():

@@ -16,7 +16,7 @@ STARTS = {
 }
 
 
-def initialize_from(model: PreTrainedModel, checkpoint: str) -> ConversionReport:
+def init_from_pretrained(model: PreTrainedModel, checkpoint: str) -> ConversionReport:
     """
     Give a model those weights of an image detector that fit.
 
@@ -40,4 +40,4 @@ def initialize_from(model: PreTrainedModel, checkpoint: str) -> ConversionReport
     return import_module(f"{__package__}.{STARTS[pair]}").initialize(model, checkpoint)
 
 
-__all__ = ["initialize_from"]
+__all__ = ["init_from_pretrained"]

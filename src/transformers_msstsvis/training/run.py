@@ -10,7 +10,7 @@ from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_se
 from transformers.models.auto import CONFIG_MAPPING
 
 from ..checkpoint_files import check_checkpoint
-from ..conversion.detectors import initialize_from
+from ..conversion.detectors import init_from_pretrained
 from ..data.augmentation import ClipAugmentation
 from ..data.clips import VideoClips
 from ..data.collator import ClipCollator
@@ -121,7 +121,7 @@ def make_trainer(arguments: Arguments, training: TrainingArguments) -> VisTraine
     if arguments.pretrained_backbone:
         model.load_pretrained_backbone(arguments.pretrained_backbone)
     if arguments.init_from:
-        report = initialize_from(model, arguments.init_from)
+        report = init_from_pretrained(model, arguments.init_from)
         if training.process_index == 0:
             print(f"from {arguments.init_from}: {report.summary()}")
     processor_class = video_processor_class(model.config)
