@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "evaluation": {"pipelines", "predict", "metrics", "data", "tracking", "results", "video"},
     "training": {"evaluation", "pipelines", "conversion", "metrics", "data", "models", "losses", "results", "video"},
     "hub": {"pipelines", "models"},
+    "export": {"ops"},
     "registration": {"hub", "models", "pipelines"},
 }
 TOP = {"", "__main__", "commands", "benchmarks", "recipes"}  # these may import everything

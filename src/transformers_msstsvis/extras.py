@@ -2,7 +2,25 @@
 
 from importlib.util import find_spec
 
-EXTRAS = {"accelerate": "train", "datasets": "train", "evaluate": "train", "yaml": "train", "gradio": "demo"}
+EXTRAS = {
+    "accelerate": "train",
+    "datasets": "train",
+    "evaluate": "train",
+    "yaml": "train",
+    "gradio": "demo",
+    "datatrove": "bulk",
+    "onnx": "export",
+    "onnxscript": "export",
+}
+    "onnxscript": "export",
+    "datatrove": "bulk",
+    "accelerate": "train",
+    "datasets": "train",
+    "evaluate": "train",
+    "yaml": "train",
+    "gradio": "demo",
+    "onnx": "export",
+}
 
 
 def require(*modules: str) -> None:

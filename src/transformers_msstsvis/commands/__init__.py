@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "train a model on annotated videos and images",
     "evaluate": "official YouTube-VIS and OVIS numbers of a checkpoint or of a results file",
     "convert": "convert a published checkpoint",
+    "export": "write a model as a program for other runtimes: ONNX or torch.export",
     "make-synthetic": "write a set of synthetic videos in YouTube-VIS format",
     "validate": "check an annotation file, and repair what can be",
     "benchmark": "measure a part of the package against its baseline",

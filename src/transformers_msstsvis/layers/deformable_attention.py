@@ -122,7 +122,7 @@ def sampling_locations(
     if size == 4:
         scale = layer.weight.new_tensor(0.5 / P)
     else:
-        unit = layer.weight.new_tensor([(1 / width, 1 / height) for height, width in spatial_shapes])  # (L, 2)
+        unit = _pixels(spatial_shapes, layer.weight)
         scale = unit[None, :, None].expand(num_heads, -1, P, -1).reshape(-1)
     offsets = linear(query, layer.weight * scale[..., None], layer.bias * scale)
     offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32)).view(N, Q, num_heads, L * P, 2)
@@ -131,6 +131,14 @@ def sampling_locations(
     if size == 4:
         offsets = offsets * references[..., 2:]
     return offsets.add_(references[..., :2]).view(N, Q, num_heads, L, P, 2)
+
+
+def _pixels(spatial_shapes: list[tuple[int, int]], like: torch.Tensor) -> torch.Tensor:
+    """`(L, 2)` width and height of a pixel of each level, as fractions of the level."""
+    if torch.compiler.is_exporting():  # sizes are no numbers there
+        sides = [torch.scalar_tensor(side) for height, width in spatial_shapes for side in (width, height)]
+        return torch.stack(sides).reciprocal().view(-1, 2).to(like)
+    return like.new_tensor([(1 / width, 1 / height) for height, width in spatial_shapes])
 
 
 def init_sampling(layer: nn.Linear, num_heads: int, num_levels: int, num_points: int) -> None:

@@ -25,6 +25,18 @@ logger = logging.get_logger(__name__)
 KERNEL_CHOICES = ("off", "auto", "cpu", "cuda")
 
 _recorded: list[tuple[Tensor, Tensor]] | None = None
+_only_pytorch = False
+
+
+@contextmanager
+def pytorch_only() -> Iterator[None]:
+    """Within the block the operator is what any runtime knows, `grid_sample`: for models that leave Python."""
+    global _only_pytorch
+    outside, _only_pytorch = _only_pytorch, True
+    try:
+        yield
+    finally:
+        _only_pytorch = outside
 
 
 @contextmanager
@@ -77,7 +89,7 @@ def multi_scale_deformable_attention(
     if not levels:  # a sum of nothing, but still a function of its inputs
         nothing = value.sum() + sampling_locations.sum() + attention_weights.sum()
         return nothing.to(value.dtype).repeat(value.shape[0], attention_weights.shape[1], value.shape[2:].numel())
-    path = _choose(value.device.type)
+    path = "reference" if _only_pytorch else _choose(value.device.type)
     if path == "kernel" and value.dtype != torch.float64:
         half = value.dtype == torch.float16 and value.device.type == "cpu"  # which that kernel doesn't know
         sizes = [size for shape in spatial_shapes for size in shape]

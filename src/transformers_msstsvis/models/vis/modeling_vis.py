@@ -221,9 +221,11 @@ def in_frame_chunks(
     Without gradients as many frames at a time as `sizes` has for their device: the same result with a fraction of the
     memory.
     """
+    if torch.is_grad_enabled() or torch.compiler.is_exporting():  # a loop would fix the number of frames
+        return function(*tensors)
     number = len(tensors[0])
     size = sizes.get(tensors[0].device.type, 4)
-    if torch.is_grad_enabled() or number <= size:
+    if number <= size:
         return function(*tensors)
     results = None
     for start in range(0, number, size):
