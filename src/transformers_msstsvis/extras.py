@@ -12,15 +12,6 @@ EXTRAS = {
     "onnx": "export",
     "onnxscript": "export",
 }
-    "onnxscript": "export",
-    "datatrove": "bulk",
-    "accelerate": "train",
-    "datasets": "train",
-    "evaluate": "train",
-    "yaml": "train",
-    "gradio": "demo",
-    "onnx": "export",
-}
 
 
 def require(*modules: str) -> None:
