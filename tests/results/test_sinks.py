@@ -375,6 +375,11 @@ def test_values_of_davis_hold_over_stretches(tmp_path):
     assert np.array(Image.open(tmp_path / "00001.png"))[1].tolist() == [1, 1, 1, 0, 3, 3, 3, 0]
 
 
+def test_no_track_has_the_value_of_void(tmp_path):
+    sink = write("davis", tmp_path, result({255: [0], 1: [4]}), cuts=(0, 1))
+    assert sink.values == {1: 255, 2: 1}
+
+
 def test_every_track_has_a_folder_of_its_masks(tmp_path):
     write("masks", tmp_path / "out", result(VIDEO))
     for track, places in VIDEO.items():
