@@ -32,6 +32,7 @@ _PUBLIC = {
     "predict": ("predict_video", "predict_videos", "stream_video"),
     "results.attention_drawing": ("draw_attention",),
     "results.drawing": ("contact_sheet", "draw_instances", "draw_video"),
+    "results": ("open_sink", "read_json_lines", "without_overlap"),
     "results.rle": ("decode_mask", "encode_mask"),
     "results.video_instances": ("VideoInstances",),
     "tracking": ("DevisTracker", "MultiCueStitcher", "StreamingPredictor", "TrackStitcher"),

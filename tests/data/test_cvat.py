@@ -1,5 +1,7 @@
 """The XML of CVAT as data: what its documentation describes, what we write, and what is broken."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -125,6 +127,33 @@ def test_masks_at_the_border(tmp_path, runs, box, expected):
             load(path, tmp_path)
     else:
         assert pixels(load(path, tmp_path)[0]["annotations"][0]["segmentations"][0]) == expected
+
+
+def test_masks_of_many_runs(tmp_path):
+    height, width = 40, 50
+    expected = np.random.default_rng(0).random((height, width)) < 0.5
+    flat = np.concatenate([[False], expected[5:35, 7:47].ravel()])
+    runs = np.diff(np.flatnonzero(np.diff(flat, prepend=False, append=~flat[-1])), prepend=1)
+    runs = ", ".join(map(str, runs.tolist()))
+    shape = f'<mask frame="0" rle="{runs}" left="7" top="5" width="40" height="30"></mask>'
+    path = write(tmp_path, document(track(1, shape), width=width, height=height), size=(height, width))
+    found = decode_mask(load(path, tmp_path)[0]["annotations"][0]["segmentations"][0])
+    expected[:5], expected[35:], expected[:, :7], expected[:, 47:] = False, False, False, False
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_archives_are_told_to_be_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.writestr("annotations.xml", document())
+    with pytest.raises(ValueError, match=r"export.zip is a ZIP archive.*unpack it"):
+        load(tmp_path / "export.zip", tmp_path)
+
+
+def test_labels_of_the_parts_of_a_skeleton_are_no_categories(tmp_path):
+    part = "</name></label><label><name>knee</name><type>points</type><parent>person</parent></label>"
+    content = document(track(1, polygon(0))).replace("</name><attributes></attributes></label>", part)
+    names = [category["name"] for category in categories_of(load(write(tmp_path, content), tmp_path))]
+    assert names == ["person", "car"]
 
 
 def test_boxes_alone_are_told(tmp_path, caplog):

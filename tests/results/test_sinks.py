@@ -1,6 +1,7 @@
 """Sinks: opened, appended to stretch by stretch, closed; their memory does not grow, and no older file is lost."""
 
 import csv
+import errno
 import gc
 import json
 import os
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 
 from transformers_msstsvis.results.json_lines import read_json_lines
 from transformers_msstsvis.results.polygons import exact_polygon
@@ -167,6 +169,69 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert len((tmp_path / "out.partial.mots_txt").read_text().splitlines()) == 8
 
 
+class FullDisk:
+    """A file that takes half of what is written, and no more."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def write(self, content) -> None:
+        self._file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def writelines(self, contents) -> None:
+        self.write(b"".join(contents))
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._file.close()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "mots_txt", "coco", "cvat", "ytvis"])
+def test_a_disk_that_is_full_leaves_whole_stretches(tmp_path, kind):
+    video = result(VIDEO)
+    sink = open_sink(kind, tmp_path / "out")
+    with (
+        pytest.raises(OSError, match=f"No space left on device, so it could not be written.*{tmp_path / 'out'}"),
+        sink,
+    ):
+        fill_disk_behind_the_first_stretch(sink, video)
+    assert content(sink.written_to) == content(write(kind, tmp_path / "whole", video, cuts=(0, 3)).written_to)
+
+
+def fill_disk_behind_the_first_stretch(sink, video) -> None:
+    sink.append(video.frames(0, 3))
+    if hasattr(sink, "_spool"):
+        file, sink._spool._file = sink._spool._file, FullDisk(sink._spool._file)
+    else:
+        file, sink._file = sink._file, FullDisk(sink._file)
+    try:
+        sink.append(video.frames(3, 7))
+    finally:
+        if hasattr(sink, "_spool"):
+            sink._spool._file = file
+
+
+@pytest.mark.parametrize("kind", ["coco", "cvat", "ytvis", "label_studio"])
+def test_a_disk_that_is_full_at_the_end_costs_no_older_file(tmp_path, kind):
+    path = tmp_path / "out"
+    write(kind, path, result(VIDEO))
+    before = content(path)
+    sink = open_sink(kind, path)
+    sink.append(result({1: [1]}))
+    sink._file = FullDisk(sink._file)
+    with pytest.raises(OSError, match="No space left on device"):
+        sink.close()
+    assert content(path) == before
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    assert sink.written_to is None
+
+
 # JSON
 
 
@@ -247,6 +312,19 @@ def test_label_studio_has_boxes_in_percent(tmp_path):
     }
 
 
+def test_pycocotools_reads_the_coco_document(tmp_path, capsys):
+    video = result(VIDEO)
+    write("coco", tmp_path / "out.json", video)
+    coco = COCO(str(tmp_path / "out.json"))
+    capsys.readouterr()
+    for frame in range(7):
+        annotations = coco.loadAnns(coco.getAnnIds(imgIds=[frame + 1]))
+        masks = {annotation["instance_id"]: coco.annToMask(annotation) for annotation in annotations}
+        assert set(masks) == set(video.track_ids[video.present(frame)].tolist())
+        for index in video.present(frame):
+            np.testing.assert_array_equal(masks[int(video.track_ids[index])], video.decode(frame)[index])
+
+
 def test_csv_has_a_row_for_each_visible_box(tmp_path):
     write("csv", tmp_path / "out.csv", result(VIDEO))
     rows = list(csv.DictReader((tmp_path / "out.csv").open(newline="")))
@@ -295,6 +373,11 @@ def test_values_of_davis_hold_over_stretches(tmp_path):
             sink.append(chunk)
     assert sink.values == {1: 300, 2: 2, 3: 1}
     assert np.array(Image.open(tmp_path / "00001.png"))[1].tolist() == [1, 1, 1, 0, 3, 3, 3, 0]
+
+
+def test_no_track_has_the_value_of_void(tmp_path):
+    sink = write("davis", tmp_path, result({255: [0], 1: [4]}), cuts=(0, 1))
+    assert sink.values == {1: 255, 2: 1}
 
 
 def test_every_track_has_a_folder_of_its_masks(tmp_path):

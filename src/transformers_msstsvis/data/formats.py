@@ -4,6 +4,7 @@ A source yields one [`Record`] per video: the entries that a YouTube-VIS file wo
 Whether they are right is for `validation` to say; a source reports only what its own format can get wrong.
 """
 
+import zipfile
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..results.rle import excerpt
-from .cvat import CvatSource, is_xml
+from .cvat import CvatSource
+from .cvat_xml import is_xml
 from .frames import last_parts
 from .json_index import open_json, read_element, scan_json
 from .layouts import CVAT_FILE, existing_frames_dir, find_annotation_file, find_frames, split_of_file
@@ -86,6 +88,8 @@ def open_source(location: Location, allow_outside: bool = False, tracks: bool | 
         source = MaskFolderSource.open(path, folders, split)
         source.allow_outside = allow_outside
         return source
+    if zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is a ZIP archive, as annotation tools export it: unpack it, and pass its folder")
     if is_xml(path):
         return CvatSource.open(path, frames_dir, split or split_of_file(path), allow_outside)
     if is_mots_text(path):

@@ -13,7 +13,7 @@ import numpy as np
 from .palette import load_supervision
 from .sinks.coco import coco_annotations, coco_images
 from .sinks.kinds import open_sink
-from .sinks.label_images import DavisSink
+from .sinks.label_images import MOST_IN_PALETTE, DavisSink
 from .values import category_id, named_categories, plain_number
 
 if TYPE_CHECKING:
@@ -127,8 +127,8 @@ def to_coco_video(
 def to_mots(instances: "VideoInstances", path: str | PathLike) -> dict[int, int]:
     """Write one palette PNG per frame (`00000.png`, ...), as in MOTS and DAVIS: 0 is background.
 
-    Pixel values are the track ids where these fit into 1..255; otherwise the tracks are numbered 1, 2, ... by
-    ascending id. Where masks overlap, the higher score is in front.
+    Pixel values are the track ids where these fit into 1..254 (255 is void in DAVIS); otherwise the tracks are
+    numbered 1, 2, ... by ascending id. Where masks overlap, the higher score is in front.
 
     Args:
         path: folder, made if needed; frames of the same name are overwritten.
@@ -137,10 +137,10 @@ def to_mots(instances: "VideoInstances", path: str | PathLike) -> dict[int, int]
         The track id of each pixel value.
 
     Raises:
-        ValueError: if there are more than 255 tracks.
+        ValueError: if there are more than 254 tracks.
     """
     tracks = np.unique(instances.track_ids).tolist()
-    if all(1 <= track <= 255 for track in tracks):
+    if all(1 <= track <= MOST_IN_PALETTE for track in tracks):
         sink = DavisSink(path)
     else:
         sink = DavisSink(path, values={track: value for value, track in enumerate(tracks, start=1)})

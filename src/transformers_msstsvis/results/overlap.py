@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from .rle import RLE, decode_mask, encode_mask
+from .rle import RLE, encode_mask
 from .track_masks import TrackMasks
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def without_overlap(instances: "VideoInstances") -> "VideoInstances":
         overlaps = np.tril(coco_mask.iou(masks, masks, [0] * len(masks)) > 0, -1)
         for place in np.flatnonzero(overlaps.any(1)):
             hidden = coco_mask.merge([masks[other] for other in np.flatnonzero(overlaps[place])])
-            changed[visible[place]][frame] = encode_mask(decode_mask(masks[place]) & ~decode_mask(hidden))
+            pixels = coco_mask.decode([masks[place], hidden])
+            changed[visible[place]][frame] = encode_mask(pixels[..., 0] > pixels[..., 1])
     return _with_masks(instances, changed) if changed else instances
 
 

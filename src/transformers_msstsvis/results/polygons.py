@@ -10,9 +10,9 @@ def exact_polygon(rle: RLE) -> list[tuple[int, int]]:
     """
     One polygon around the pixels of a mask, along their edges, as formats have it that allow one for an object.
 
-    Parts and holes are joined by lines that lead there and back, which enclose nothing: outlines go around the object
-    on the right hand side of the image, holes the other way round, so that it is filled alike by the even-odd and the
-    non-zero rule. What reads polygons as COCO does reads back the very same mask.
+    Parts and holes are joined by lines that lead there and back, which enclose nothing. Holes are run around the other
+    way than parts, so that the even-odd and the non-zero rule fill the same pixels. Who reads polygons as COCO does
+    gets the very same mask back.
 
     Returns:
         Corners x, y in pixels, whole numbers; none for a mask without a pixel.

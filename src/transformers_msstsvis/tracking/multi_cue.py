@@ -19,7 +19,7 @@ from ..results.candidates import check_count
 from ..results.rle import RLE
 from ..results.video_instances import VideoInstances
 from .clip_tracks import ClipTracks
-from .stitcher import Stitcher
+from .stitcher import Stitcher, lived
 
 FINAL_CLASSES = ("most_common", "score_weighting")
 FINAL_SCORES = {"mean": fmean, "median": median}
@@ -278,26 +278,30 @@ class MultiCueStitcher(Stitcher):
         for track in self._tracks:
             valid = {index: frame for index, frame in track.frames.items() if frame.score >= self.min_frame_score}
             scores = [*track.past_scores, *(frame.score for frame in valid.values())]
-            if not any(start <= index < stop for index in valid) or len(scores) < self.min_detections:
+            if (
+                not any(start <= index < stop and frame.mask is not None for index, frame in valid.items())
+                or len(scores) < self.min_detections
+            ):
                 continue
             score = FINAL_SCORES[self.final_score](scores)
             if score > self.min_track_score:
                 votes = self._vote(track.past_votes.copy(), valid.values())
                 found.append((track.track_id, score, self._winner(votes), valid))
         absent = _Frame(0.0, 0, None, None, np.full(4, np.nan, dtype=np.float32), None)
-        rows = [[valid.get(index, absent) for index in range(start, stop)] for *_, valid in found]
+        rows = [lived(valid, start, stop) for *_, valid in found]
+        known = [[frame or absent for frame in row] for _, row in rows]
         first = self._first_clip
         return VideoInstances(
             scores=[score for _, score, *_ in found],
             labels=[label for *_, label, _ in found],
             track_ids=[track_id for track_id, *_ in found],
-            masks=[[frame.mask for frame in row] for row in rows],
-            boxes=None if first.boxes is None else [[frame.box for frame in row] for row in rows],
+            masks=[masks for masks, _ in rows],
+            boxes=None if first.boxes is None else [np.array([frame.box for frame in row]) for row in known],
             size=first.size,
             num_frames=stop - start,
             fps=first.fps,
             id2label=first.id2label,
-            frame_scores=[[frame.score for frame in row] for row in rows] if first.scores_frames else None,
+            frame_scores=[np.array([f.score for f in row]) for row in known] if first.scores_frames else None,
         )
 
     def _vote(self, votes: Counter, frames: Iterable[_Frame]) -> Counter:

@@ -1,12 +1,29 @@
 """What all have in common that join the clips of a long video to tracks."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 
+from ..results.track_masks import TrackMasks
 from ..results.video_instances import VideoInstances
+
+
+def lived(frames: Mapping[int, Any], start: int, stop: int) -> tuple[TrackMasks, list[Any]]:
+    """
+    A track in the frames from `start` to `stop`: its masks, and what is known of it from the first to the last of
+    them, None for the frames in between in which nothing is.
+
+    Args:
+        frames: what is known, with a `mask`, by frame.
+    """
+    visible = [frame for frame, seen in frames.items() if start <= frame < stop and seen.mask is not None]
+    first, last = min(visible), max(visible)
+    known = [frames.get(frame) for frame in range(first, last + 1)]
+    masks = [None if seen is None else seen.mask for seen in known]
+    return TrackMasks(masks, first - start, stop - start), known
 
 
 class Stitcher(ABC):

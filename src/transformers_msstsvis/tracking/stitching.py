@@ -12,16 +12,18 @@ from scipy.optimize import linear_sum_assignment
 
 from ..results.rle import RLE
 from ..results.video_instances import VideoInstances
-from .stitcher import Stitcher
+from .stitcher import Stitcher, lived
+
+NOWHERE = np.full(4, np.nan, dtype=np.float32)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Observation:
     """What one clip says about one track in one frame; `mask` is None where the clip does not see it."""
 
     score: float
     mask: RLE | None
-    box: np.ndarray
+    box: np.ndarray | None = None
     frame_score: float = 0.0
 
 
@@ -47,10 +49,15 @@ class _Track:
         visible = sum(mask is not None for mask in masks)
         self.class_scores[label] = self.class_scores.get(label, 0.0) + score * visible
         self.weight += visible
-        of_frames = [score] * len(masks) if clip.frame_scores is None else clip.frame_scores[index]
-        for frame, seen in enumerate(zip(masks, clip.boxes[index], of_frames, strict=True), start=start):
-            if frame not in self.frames or score > self.frames[frame].score:
-                self.frames[frame] = _Observation(score, *seen)
+        boxes, of_frames = clip.boxes_of(index), clip.frame_scores_of(index)
+        for frame, mask in enumerate(masks):
+            if start + frame in self.frames and score <= self.frames[start + frame].score:
+                continue
+            seen = _Observation(score, mask)
+            if mask is not None:
+                seen.box = boxes[frame - masks.start]
+                seen.frame_score = score if of_frames is None else of_frames[frame - masks.start]
+            self.frames[start + frame] = seen
         for frame in reversed(self.frames):
             if self.frames[frame].mask is not None:
                 self.last_frame, self.last_mask = frame, self.frames[frame].mask
@@ -200,17 +207,18 @@ class TrackStitcher(Stitcher):
             for track in sorted((*self._open, *self._closed), key=lambda track: track.track_id)
             if any(start <= frame < stop and seen.mask is not None for frame, seen in track.frames.items())
         ]
-        absent = _Observation(0.0, None, np.full(4, np.nan, dtype=np.float32))
-        rows = [[track.frames.get(frame, absent) for frame in range(start, stop)] for track in tracks]
+        absent = _Observation(0.0, None)
+        rows = [lived(track.frames, start, stop) for track in tracks]
+        known = [[seen or absent for seen in row] for _, row in rows]
         of_frames = None
-        if self._first_clip.frame_scores is not None:
-            of_frames = [[seen.frame_score for seen in row] for row in rows]
+        if self._first_clip.scores_frames:
+            of_frames = [np.array([seen.frame_score for seen in row]) for row in known]
         return VideoInstances(
             scores=[track.score for track in tracks],
             labels=[track.label for track in tracks],
             track_ids=[track.track_id for track in tracks],
-            masks=[[seen.mask for seen in row] for row in rows],
-            boxes=[[seen.box for seen in row] for row in rows],
+            masks=[masks for masks, _ in rows],
+            boxes=[np.array([NOWHERE if seen.box is None else seen.box for seen in row]) for row in known],
             size=self._first_clip.size,
             num_frames=stop - start,
             fps=self._first_clip.fps,

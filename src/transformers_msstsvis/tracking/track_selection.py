@@ -41,7 +41,7 @@ class TrackSelection:
             stretch: the tracks of some frames, with their ids and with the scores known so far.
             alive: ids of tracks that later stretches may have; all others are forgotten.
         """
-        stretch = stretch[[any(mask is not None for mask in masks) for masks in stretch.masks]]
+        stretch = stretch[[masks.start < masks.stop for masks in stretch.masks]]
         self._compare(stretch)
         wanted = stretch.scores >= np.float32(self.threshold)
         wanted |= np.isin(stretch.track_ids, list(self._shown))

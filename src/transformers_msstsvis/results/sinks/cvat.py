@@ -1,6 +1,6 @@
 """CVAT for video 1.1: tracks of polygons."""
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from xml.sax.saxutils import escape, quoteattr
 
 from ..palette import track_palette
@@ -28,7 +28,7 @@ class CvatSink(SpooledSink):
 
     def _meta(self) -> str:
         height, width = self._video.size
-        now = str(datetime.now(UTC))
+        now = str(datetime.now(timezone.utc))
         labels = "".join(
             f"        <label>\n          <name>{escape(category['name'])}</name>\n"
             f"          <color>#{track_palette()[1 + number % 255].tobytes().hex()}</color>\n"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..video_instances import VideoInstances
 
-_MOST_IN_PALETTE = 255
+MOST_IN_PALETTE = 254  # 255 is void in DAVIS
 _MOTS_STEP = 1000  # values of a category begin at 1000 times its id
 _MOTS_MOST = 2**16 - 1
 
@@ -108,8 +108,8 @@ class _LabelImageSink(FolderSink):
 class DavisSink(_LabelImageSink):
     """
     Palette PNGs `00000.png`, ..., as of DAVIS and YouTube-VOS, by the number of the frame: 0 is background, other
-    values are track ids where these fit into 1 to 255, and free numbers otherwise. Where masks overlap, the higher
-    score is in front.
+    values are track ids where these fit into 1 to 254, and free numbers otherwise; 255 would be void. Where masks
+    overlap, the higher score is in front.
 
     Args:
         values: the value of each track id, if they are to be chosen.
@@ -120,7 +120,7 @@ class DavisSink(_LabelImageSink):
 
     def __init__(self, *args: Any, values: Mapping[int, int] | None = None, **options: Any):
         super().__init__(*args, **options)
-        self._value_of = _Numbers(_MOST_IN_PALETTE, "a palette PNG", values)
+        self._value_of = _Numbers(MOST_IN_PALETTE, "a palette PNG", values)
 
     def _value(self, instances: "VideoInstances", index: int) -> int:
         return self._value_of[int(instances.track_ids[index])]
