@@ -52,7 +52,7 @@ class Arguments:
         metadata={
             "help": "Image detector of transformers to start from, by Hub name or folder, as far as its weights fit: "
             "a DETR, such as facebook/detr-resnet-50, for VisTR; a Deformable DETR, such as "
-            "SenseTime/deformable-detr-with-box-refine, for DeVIS, SeqFormer and MS-STS VIS."
+            "SenseTime/deformable-detr-with-box-refine, for DeVIS, SeqFormer and MS-STS VIS. Not with --model."
         },
     )
     num_frames: int | None = field(

@@ -120,7 +120,7 @@ def make_trainer(arguments: Arguments, training: TrainingArguments) -> VisTraine
         model = load_for_training(arguments.model, **settings)
     if arguments.pretrained_backbone:
         model.load_pretrained_backbone(arguments.pretrained_backbone)
-    if arguments.init_from:
+    if arguments.init_from and arguments.model is None:  # a recipe may name what --model takes the place of
         report = init_from_pretrained(model, arguments.init_from)
         if training.process_index == 0:
             print(f"from {arguments.init_from}: {report.summary()}")
