@@ -364,7 +364,7 @@ def best_pairs(logits: torch.Tensor, number: int) -> tuple[torch.Tensor, torch.T
     """
     if number < 1:
         raise ValueError(f"mask_top_k is {number}; expected at least 1, or None for {MASKS}")
-    pairs = logits.flatten(1)
+    pairs = logits.flatten(1).nan_to_num(nan=-math.inf)
     best = pairs.topk(min(number, pairs.shape[1]), dim=1).indices
     return best // logits.shape[-1], best % logits.shape[-1]
 
