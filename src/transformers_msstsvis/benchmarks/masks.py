@@ -66,7 +66,9 @@ def run_boxes(arguments: argparse.Namespace, size: tuple[int, int]) -> dict[str,
         parts = zip(probability.flatten(0, 1), boxes.flatten(0, 1), strict=True)
         return [pasted_mask(*part, size) for part in parts]
 
-    return _compared("bilinear sampling of whole frames, >= 0.5, pycocotools.encode", published, ours, size, arguments.repeats)
+    return _compared(
+        "bilinear sampling of whole frames, >= 0.5, pycocotools.encode", published, ours, size, arguments.repeats
+    )
 
 
 def dense_masks(probability: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -79,7 +81,9 @@ def dense_masks(probability: torch.Tensor, boxes: torch.Tensor, size: tuple[int,
     return (F.grid_sample(probability[:, None], grid, align_corners=False)[:, 0] >= 0.5).numpy().astype(np.uint8)
 
 
-def _compared(baseline: str, published: Callable, ours: Callable, size: tuple[int, int], repeats: int) -> dict[str, Any]:
+def _compared(
+    baseline: str, published: Callable, ours: Callable, size: tuple[int, int], repeats: int
+) -> dict[str, Any]:
     empty = rle_codec.encode(np.zeros(size, dtype=np.uint8, order="F"))["counts"].decode()
     equal = [a == (empty if b is None else b["counts"]) for a, b in zip(published(), ours(), strict=True)]
     return {

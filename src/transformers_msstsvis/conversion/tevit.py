@@ -65,7 +65,11 @@ def _infer_image_backbone(state_dict: dict[str, torch.Tensor]) -> dict:
     """Of a ResNet, whose stem is frozen, or of a Swin transformer."""
     settings = infer_backbone(state_dict, _BACKBONE, stages=(1, 2, 3, 4))
     is_resnet = settings["backbone_config"]["model_type"] == "resnet"
-    return {"num_messengers": 0, "freeze_backbone_stem": is_resnet, "drop_path_rate": 0.1 if is_resnet else 0.2} | settings
+    return {
+        "num_messengers": 0,
+        "freeze_backbone_stem": is_resnet,
+        "drop_path_rate": 0.1 if is_resnet else 0.2,
+    } | settings
 
 
 _STAGE = r"backbone\.layers\.(\d+)\."

@@ -234,7 +234,9 @@ class TevitPreTrainedModel(VisPreTrainedModel):
                 init.xavier_uniform_(layer.weight, gain=0.5**0.5)  # as of the three together
         elif isinstance(module, TevitModel):
             init.normal_(module.query_features.weight)
-            init.copy_(module.query_boxes.weight, torch.tensor([0.5, 0.5, 1.0, 1.0]).expand(self.config.num_queries, 4))
+            init.copy_(
+                module.query_boxes.weight, torch.tensor([0.5, 0.5, 1.0, 1.0]).expand(self.config.num_queries, 4)
+            )
         elif isinstance(module, TevitForVideoInstanceSegmentation):
             for class_head in module.class_embed:
                 init.constant_(class_head[-1].bias, -math.log((1 - 0.01) / 0.01))  # focal prior: 1% of queries match

@@ -40,7 +40,9 @@ def bilinear(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         return frames
     if frames.is_floating_point():
         planes = frames.flatten(0, -3)[None]
-        return F.interpolate(planes, size=size, mode="bilinear", align_corners=False)[0].unflatten(0, frames.shape[:-2])
+        return F.interpolate(planes, size=size, mode="bilinear", align_corners=False)[0].unflatten(
+            0, frames.shape[:-2]
+        )
     (top, bottom), row_weights = _neighbours(frames.shape[-2], size[0], frames.device)
     (left, right), column_weights = _neighbours(frames.shape[-1], size[1], frames.device)
 
