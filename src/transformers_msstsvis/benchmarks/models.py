@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..models import auto
-from . import published_devis, published_vistr
+from . import published_devis, published_tevit, published_vistr
 from .timing import compare, peak_growth, peak_in_new_process, relative_error, timed
 
 STAGES = ["stage2", "stage3", "stage4"]
@@ -38,15 +38,16 @@ def _bundled() -> PreTrainedModel:
 
 
 # Every model of the table as its defaults have it, which is with a ResNet-50, and some others.
-MODELS = {f"{name}-r50": partial(_untrained, name) for name in auto.MODELS} | {
+MODELS = {name if name == "tevit" else f"{name}-r50": partial(_untrained, name) for name in auto.MODELS} | {
     "msstsvis-r101": partial(_untrained, "msstsvis", backbone_config=RESNET_101),
     "msstsvis-swin-t": partial(_untrained, "msstsvis", backbone_config=SWIN_T),
     "msstsvis-tiny": _bundled,
 }
 # Model -> the published computation, its model and its clip, frames by height by width.
 PUBLISHED = {
-    "vistr": (published_vistr.infer, "vistr-r50", (36, 300, 533)),
-    "devis": (published_devis.infer, "devis-r50", (6, 360, 640)),
+    "vistr": (published_vistr, "vistr-r50", (36, 300, 533)),
+    "devis": (published_devis, "devis-r50", (6, 360, 640)),
+    "tevit": (published_tevit, "tevit", (5, 360, 640)),
 }
 
 
@@ -110,19 +111,21 @@ def peak_of_side(name: str, side: str, threads: int | None) -> int | None:
 
 def _published_case(name: str) -> tuple[PreTrainedModel, torch.Tensor]:
     """A model whose weights are drawn so that its outputs differ, and a clip."""
-    _, model, (frames, height, width) = PUBLISHED[name]
+    module, model, (frames, height, width) = PUBLISHED[name]
     torch.manual_seed(0)
     model = MODELS[model]().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.xavier_normal_(parameter)
+    if hasattr(module, "settle"):
+        module.settle(model)
     return model, torch.randn(1, frames, 3, height, width)
 
 
 @torch.inference_mode()
 def _one_side(name: str, side: str, model: PreTrainedModel, clip: torch.Tensor) -> dict[str, torch.Tensor]:
-    return PUBLISHED[name][0](model, clip) if side == "published" else model(clip)
+    return PUBLISHED[name][0].infer(model, clip) if side == "published" else model(clip)
 
 
 def peak_of_model(name: str, arguments: argparse.Namespace) -> int | None:

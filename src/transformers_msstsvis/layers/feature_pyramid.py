@@ -8,6 +8,13 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
+from .linear import linear
+
+
+def project(x: torch.Tensor, convolution: nn.Conv2d) -> torch.Tensor:
+    """A 1x1 convolution as the linear layer that it is, which a CPU runs faster."""
+    return linear(x.movedim(1, -1), convolution.weight.flatten(1), convolution.bias).movedim(-1, 1)
+
 
 class FeaturePyramid(nn.Module):
     """Maps of a backbone to maps of C channels each, the coarser ones added to the finer ones."""
@@ -24,7 +31,7 @@ class FeaturePyramid(nn.Module):
 
     def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
         """`(N, C_l, h_l, w_l)` to `(N, C, h_l, w_l)`, finest first."""
-        levels = [convolution(x) for convolution, x in zip(self.lateral_convolutions, maps, strict=True)]
+        levels = [project(x, convolution) for x, convolution in zip(maps, self.lateral_convolutions, strict=True)]
         for finer in range(len(levels) - 2, -1, -1):
             enlarged = F.interpolate(levels[finer + 1], size=levels[finer].shape[-2:], mode="nearest")
             levels[finer] = levels[finer] + enlarged

@@ -180,6 +180,8 @@ def mask_targets(masks: torch.Tensor, boxes: torch.Tensor, side: int) -> torch.T
     """
     limits = torch.tensor([masks.shape[2], masks.shape[1]] * 2, device=masks.device)
     corners = center_to_corners_format(boxes).clamp(min=0).minimum(limits.to(boxes.dtype))
+    first, last = corners.chunk(2, dim=-1)
+    corners = torch.cat((first, last.maximum(first)), dim=-1)  # a box of negative sides has no pixel
     rows = torch.cat((torch.arange(len(boxes), device=boxes.device)[:, None], corners), dim=1)
     parts = roi_align(masks[:, None].float(), rows, side, sampling_ratio=0, aligned=True)
     return (parts[:, 0] >= 0.5).float()
