@@ -122,13 +122,13 @@ def watch_messengers(backbone, check, read: list) -> None:
 
             read.append(compare)
         for index, block in enumerate(layer.blocks):
-            states, groups = kept(block), [1, -1, 2, -2]
+            states = kept(block)
 
             def compare_block(number, states=states, index=index, name=f"backbone.stage{stage}.block{index}"):
                 tokens = torch.cat(states[:5])
                 moved = [
                     part.roll(-shift if index else shift, dims=0)
-                    for part, shift in zip(tokens[:, -32:].split(8, dim=1), groups, strict=True)
+                    for part, shift in zip(tokens[:, -32:].split(8, dim=1), (1, -1, 2, -2), strict=True)
                 ]
                 check(f"{name}.tokens", tokens[:, :-32])
                 check(f"{name}.messengers", torch.cat(moved, dim=1))

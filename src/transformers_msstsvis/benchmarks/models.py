@@ -1,6 +1,7 @@
 """
-The five systems on videos of growing length, untrained, as users would run them: parameters, seconds per frame and peak
-memory, beside the published AP. `--published`: one of them against the published computation at its published size.
+The five systems on videos of growing length, untrained, as users would run them: parameters, seconds per frame and
+peak memory, beside the published AP. `--published`: one of them against the published computation at its published
+size.
 """
 
 import argparse
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from ..files import written_aside
 from ..metrics.plots import new_figure
@@ -70,7 +70,9 @@ PUBLISHED = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(SYSTEMS.values()), help="which to measure")
+    parser.add_argument(
+        "--models", nargs="+", choices=list(MODELS), default=list(SYSTEMS.values()), help="which to measure"
+    )
     parser.add_argument("--published", choices=list(PUBLISHED), help="instead, this one against its published code")
     lengths = [5, 36, 360]
     parser.add_argument("--frames", type=int, nargs="+", default=lengths, help=f"of the videos (default {lengths})")
@@ -80,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """By model: parameters, published AP, and by number of frames, seconds of a frame and peak bytes over the weights."""
+    """By model: parameters, published AP, and by number of frames seconds of one and peak bytes above the weights."""
     if arguments.published:
         return run_published(arguments)
     report: dict[str, Any] = {"video": [arguments.height, arguments.width, 3], "models": {}}
@@ -106,7 +108,6 @@ def measure_video(name: str, size: tuple[int, int, int], threads: int | None) ->
 
     if threads:
         torch.set_num_threads(threads)
-    logging.disable_progress_bar()
     model = MODELS[name]().eval()
     processor = auto.video_processor_class(model.config)()
     segmenter = VideoInstanceSegmentationPipeline(model=model, video_processor=processor, device="cpu")
@@ -142,6 +143,7 @@ def plot(report: dict[str, Any], path: str) -> None:
     title = f"{report['date']}, {report['machine']}"
     axes.set(xlabel="frames per second, measured", ylabel="mask AP on YouTube-VIS 2019, as published", title=title)
     axes.margins(x=0.2, y=0.15)
+    axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     if rows:
         axes.legend(title="videos of")

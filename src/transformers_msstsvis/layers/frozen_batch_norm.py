@@ -55,7 +55,7 @@ def freeze_batch_norms(module: nn.Module) -> None:
 
 
 def train_affine(module: nn.Module) -> None:
-    """Make the affine parameters of all frozen batch norms below `module` parameters again; see [`freeze_batch_norms`]."""
+    """Let the affine parameters of all frozen batch norms below `module` be trained; their statistics stay fixed."""
     for norm in module.modules():
         if "running_var" in norm._buffers and "weight" in norm._buffers:
             for name in ("weight", "bias"):

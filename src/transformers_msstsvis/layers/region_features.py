@@ -1,7 +1,7 @@
 """Features of boxes: RoIAlign of all levels of a feature pyramid at once.
 
-torchvision's `roi_align` reads one level at a time, and on a CPU one channel after the other. Here a place of any level
-is a row of one table, of which every cell of a box is a weighted sum.
+torchvision's `roi_align` reads one level at a time, and on a CPU one channel after the other. Here a place of any
+level is a row of one table, of which every cell of a box is a weighted sum.
 
 Letters: N frames, S pixels over all L levels, C channels, R boxes, P cells of a side of a box.
 """
@@ -44,7 +44,7 @@ def region_features(
     Returns:
         `(R, P * P, C)`, row by row; zero for boxes without a level.
     """
-    N, S, C = features.shape
+    _, S, C = features.shape
     level = level_of(boxes, len(spatial_shapes))
     known, level = ~level.isnan(), level.nan_to_num().long()
     shapes = torch.tensor(spatial_shapes, device=boxes.device)  # (L, 2)

@@ -75,7 +75,7 @@ def best_pairs(
 
     others = torch.ones(len(scores), dtype=torch.bool)
     others[pairs] = False
-    # Equal scores may go either way, so only a better pair is missing, by more than what rounding makes of equal logits.
+    # Equal scores may go either way, so only a better pair is missing: by more than the rounding of equal logits.
     missing = scores[others] > best[-1] * (1 + 1e-6) if len(best) == min(top_k, len(scores)) else scores[others] > -1
     if (missing & (scores[others] >= threshold)).any():
         what, or_all = ("queries", ", or without mask_top_k") if of_labels is None else ("pairs", "")

@@ -37,8 +37,8 @@ def pixel_sizes(frame_sizes: torch.Tensor) -> torch.Tensor:
 
 def box_distances(a: torch.Tensor, b: torch.Tensor, sizes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    L1 distance of the corners, in `[0, 1]` of the frame, and generalised IoU in pixels: boxes cx cy w h in `[0, 1]` and
-    w h w h of their frames, broadcasting, `(..., 4)` to two `(...)`.
+    L1 distance of the corners, in `[0, 1]` of the frame, and generalised IoU in pixels: boxes cx cy w h in `[0, 1]`
+    and w h w h of their frames, broadcasting, `(..., 4)` to two `(...)`.
     """
     distance = (center_to_corners_format(a) - center_to_corners_format(b)).abs().sum(-1)
     overlap, union, hull = box_areas(a * sizes, b * sizes)
@@ -52,8 +52,8 @@ def matching_cost(
 ) -> list[torch.Tensor]:
     """
     What it costs to match a query, in all frames, to an instance: `class_cost` times the focal cost of its class,
-    `bbox_cost` times the L1 distance of the corners, `giou_cost` times minus the generalised IoU; each is the mean over
-    the real frames that show the instance.
+    `bbox_cost` times the L1 distance of the corners, `giou_cost` times minus the generalised IoU; each is the mean
+    over the real frames that show the instance.
 
     Args:
         frame_logits: `(B, T, Q, K)`.
