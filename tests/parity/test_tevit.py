@@ -83,7 +83,7 @@ def test_inference(case):
     first_boxes = center_to_corners_format(trunk.query_boxes.weight) * torch.tensor([w, h] * 2)
     check("proposals.boxes", first_boxes)
     probes = torch.tensor(inputs["mask_probe_queries"])
-    frames, queries = (x.flatten() for x in torch.meshgrid(torch.arange(T), probes, indexing="ij"))
+    queries = probes.expand(T, -1)
     before = first_boxes.expand(T, -1, -1)
     for stage, layer in enumerate([*outputs.auxiliary_outputs, outputs]):
         boxes = corners_in_pixels(layer["pred_boxes"][0], h, w)
@@ -100,10 +100,10 @@ def test_inference(case):
         head = model.mask_heads[stage]
         enlarged = kept(head.upsample)
         with torch.no_grad():
-            of_first_class = model.region_masks(whole, stage, frames, queries, torch.zeros_like(queries))
-            masks = head.output(torch.cat(enlarged).relu())
-        torch.testing.assert_close(of_first_class, masks[:, 0], rtol=0, atol=1e-6)
-        check(f"stage{stage}.mask_logits", masks.view(T, len(probes), -1, 28, 28))
+            of_first_class = model.frame_masks(whole, stage, torch.arange(T), queries, torch.zeros_like(queries))
+            masks = head.output(torch.cat(enlarged).relu()).view(T, len(probes), -1, 28, 28)
+        torch.testing.assert_close(of_first_class, masks[:, :, 0], rtol=0, atol=1e-6)
+        check(f"stage{stage}.mask_logits", masks)
         before = boxes
     check_results(check, outputs, expected, description)
     assert check.largest < TIGHT

@@ -38,7 +38,7 @@ from .loss_tevit import match_instances, present_instances
 from .messenger_backbone_tevit import MessengerBackbone
 
 STAGE_FRAMES = {"cpu": 1}
-MASK_REGIONS = {"cpu": 20}
+MASK_FRAMES = {"cpu": 2}
 BOX_CELLS, MASK_CELLS = 7, 14  # of a side of a box, that its queries and its masks look at
 MASKS = 10  # pairs of a query and a class that get masks in inference
 LARGEST_STEP = abs(math.log(16 / 1000))  # of a box, from one stage to the next: to 62.5 times the size
@@ -434,22 +434,26 @@ class TevitForVideoInstanceSegmentation(TevitPreTrainedModel):
     def predict_masks(self, outputs: TevitModelOutput, queries: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         """Mask logits `(B, P, T, 28, 28)` of pairs of a query and a class, both `(B, P)`, after the last stage."""
         B, T = outputs.frame_sizes.shape[:2]
-        frames = torch.arange(B * T, device=queries.device).view(B, 1, T).expand(-1, queries.shape[1], -1)
-        pairs = (x[..., None].expand_as(frames).flatten() for x in (queries, classes))
-        return self.region_masks(outputs, -1, frames.flatten(), *pairs).unflatten(0, frames.shape)
+        frames = torch.arange(B * T, device=queries.device)
+        masks = self.frame_masks(outputs, -1, frames, *(x.repeat_interleave(T, dim=0) for x in (queries, classes)))
+        return masks.unflatten(0, (B, T)).transpose(1, 2)
 
-    def region_masks(
+    def frame_masks(
         self, outputs: TevitModelOutput, stage: int, frames: torch.Tensor, queries: torch.Tensor, classes: torch.Tensor
     ) -> torch.Tensor:
-        """Mask logits `(R, 28, 28)` of boxes after a stage, whose frame, query and class are `(R,)`."""
+        """
+        Mask logits `(n, P, 28, 28)` after a stage, of P boxes in each of n `frames (n,)`, whose queries and classes are
+        both `(n, P)`.
+        """
         states, boxes = (x[stage].flatten(0, 1) for x in (outputs.attended_states, outputs.boxes))
 
         def masks(frames, queries, classes):
-            of_boxes = boxes.detach()[frames, queries]
-            cells = region_features(outputs.features, outputs.spatial_shapes, of_boxes, frames, MASK_CELLS)
-            return self.mask_heads[stage](states[frames, queries], cells, classes)
+            of_boxes = frames.repeat_interleave(queries.shape[1]), queries.flatten()
+            places = outputs.spatial_shapes, boxes.detach()[of_boxes], of_boxes[0]
+            cells = region_features(outputs.features, *places, MASK_CELLS)
+            return self.mask_heads[stage](states[of_boxes], cells, classes.flatten()).unflatten(0, queries.shape)
 
-        return in_frame_chunks(masks, MASK_REGIONS, frames, queries, classes)
+        return in_frame_chunks(masks, MASK_FRAMES, frames, queries, classes)
 
     def compute_loss(self, outputs: TevitModelOutput, layers: list[dict], labels: list[dict]) -> dict:
         """
@@ -488,8 +492,8 @@ class TevitForVideoInstanceSegmentation(TevitPreTrainedModel):
         if not len(row):
             return masks + 0.0 * sum(weight.sum() for weight in self.mask_heads[stage].parameters())
         frames = video[row] * present.shape[1] + frame
-        found = self.region_masks(outputs, stage, frames, query[row], classes[row])
-        return masks.index_put((row, frame), found.to(masks.dtype))
+        found = self.frame_masks(outputs, stage, frames, query[row, None], classes[row, None])
+        return masks.index_put((row, frame), found[:, 0].to(masks.dtype))
 
 
 __all__ = ["TevitForVideoInstanceSegmentation", "TevitModel", "TevitPreTrainedModel"]

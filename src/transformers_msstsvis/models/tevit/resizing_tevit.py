@@ -22,13 +22,15 @@ def rounded_size(frame: tuple[int, int], size: SizeDict) -> tuple[int, int]:
 
 
 def _neighbours(length: int, target: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The two pixels between which every pixel of the result lies, and their weights in 1/2048, both `(2, target)`."""
+    """
+    The two pixels between which every pixel of the result lies, and their weights in 1/2048, both `(2, target)`. Beyond
+    the border both are the last pixel.
+    """
     place = ((torch.arange(target, device=device, dtype=torch.float64) + 0.5) * (length / target) - 0.5).float()
     first = place.floor()
-    part = (place - first).where((first >= 0) & (first < length - 1), 0.0)
-    first = first.long().clamp(0, length - 1)
+    part = place - first
     weights = (torch.stack((1 - part, part)) * 2**WEIGHT_BITS).round().int()
-    return torch.stack((first, (first + 1).clamp(max=length - 1))), weights
+    return torch.stack((first, first + 1)).long().clamp(0, length - 1), weights
 
 
 def bilinear(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
