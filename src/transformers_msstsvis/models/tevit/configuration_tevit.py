@@ -48,10 +48,10 @@ class TevitConfig(VisConfig):
         decoder_attention_heads (`int`, *optional*, defaults to 8): Heads of the attention over queries and frames.
         decoder_ffn_dim (`int`, *optional*, defaults to 2048): Width of the feed-forward networks.
         class_cost (`float`, *optional*, defaults to 2.0): Weight of the focal class cost in the matching.
-        bbox_cost (`float`, *optional*, defaults to 5.0): Weight of the box distance in the matching.
-        giou_cost (`float`, *optional*, defaults to 2.0): Weight of the generalised IoU in the matching.
         class_loss_coefficient (`float`, *optional*, defaults to 2.0): Weight of the focal class loss.
+        bbox_cost (`float`, *optional*, defaults to 5.0): Weight of the box distance in the matching.
         bbox_loss_coefficient (`float`, *optional*, defaults to 5.0): Weight of the L1 box loss.
+        giou_cost (`float`, *optional*, defaults to 2.0): Weight of the generalised IoU in the matching.
         giou_loss_coefficient (`float`, *optional*, defaults to 2.0): Weight of the generalised IoU loss.
         dice_loss_coefficient (`float`, *optional*, defaults to 8.0): Weight of the dice mask loss.
         focal_alpha (`float`, *optional*, defaults to 0.25): Alpha of the focal class loss.
@@ -110,10 +110,10 @@ class TevitConfig(VisConfig):
     decoder_attention_heads: int = 8
     decoder_ffn_dim: int = 2048
     class_cost: float | int = 2.0
-    bbox_cost: float | int = 5.0
-    giou_cost: float | int = 2.0
     class_loss_coefficient: float | int = 2.0
+    bbox_cost: float | int = 5.0
     bbox_loss_coefficient: float | int = 5.0
+    giou_cost: float | int = 2.0
     giou_loss_coefficient: float | int = 2.0
     dice_loss_coefficient: float | int = 8.0
     focal_alpha: float | int = 0.25

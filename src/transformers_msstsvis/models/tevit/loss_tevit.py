@@ -81,10 +81,10 @@ def match_instances(
     frame_logits: torch.Tensor, boxes: torch.Tensor, labels: list[dict], frame_sizes: torch.Tensor, config
 ) -> Matches:
     """
-    Cheapest one-to-one assignment of queries to instances, video by video, of the costs of [`matching_cost`].
+    One query for each instance, as cheap together as can be by [`matching_cost`].
 
     Returns:
-        Per video the matched query and instance indices, int64 `(min(Q, n),)`, queries ascending.
+        Per video query and instance indices, both int64 `(min(Q, n),)`, queries ascending.
     """
     return [assign(cost) for cost in matching_cost(frame_logits, boxes, labels, frame_sizes, config)]
 

@@ -442,8 +442,8 @@ class TevitForVideoInstanceSegmentation(TevitPreTrainedModel):
         self, outputs: TevitModelOutput, stage: int, frames: torch.Tensor, queries: torch.Tensor, classes: torch.Tensor
     ) -> torch.Tensor:
         """
-        Mask logits `(n, P, 28, 28)` after a stage, of P boxes in each of n `frames (n,)`, whose queries and classes are
-        both `(n, P)`.
+        Mask logits `(n, P, 28, 28)` after a stage, of P boxes in each of n `frames (n,)`, whose queries and classes
+        are both `(n, P)`.
         """
         states, boxes = (x[stage].flatten(0, 1) for x in (outputs.attended_states, outputs.boxes))
 
@@ -466,17 +466,9 @@ class TevitForVideoInstanceSegmentation(TevitPreTrainedModel):
             for layer in zip(frame_logits, boxes, strict=True)
         ]
         masks = [self.matched_masks(outputs, stage, match, labels) for stage, match in enumerate(matches)]
-        loss, loss_dict = self.loss_function(
-            frame_logits=frame_logits,
-            boxes=boxes,
-            masks=masks,
-            matches=matches,
-            labels=labels,
-            frame_sizes=outputs.frame_sizes,
-            config=self.config,
-        )
-        in_training = {"matches": matches[-1], "matched_masks": masks[-1]} if self.training else {}
-        return {"loss": loss, "loss_dict": loss_dict, **in_training}
+        given = frame_logits, boxes, masks, matches, labels, outputs.frame_sizes, self.config
+        fields = dict(zip(("loss", "loss_dict"), self.loss_function(*given), strict=True))
+        return fields | ({"matches": matches[-1], "matched_masks": masks[-1]} if self.training else {})
 
     def matched_masks(self, outputs: TevitModelOutput, stage: int, match: list, labels: list[dict]) -> torch.Tensor:
         """

@@ -23,8 +23,8 @@ def rounded_size(frame: tuple[int, int], size: SizeDict) -> tuple[int, int]:
 
 def _neighbours(length: int, target: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The two pixels between which every pixel of the result lies, and their weights in 1/2048, both `(2, target)`. Beyond
-    the border both are the last pixel.
+    The two pixels between which every pixel of the result lies, and their weights in 1/2048, both `(2, target)`.
+    Beyond the border both are the last pixel.
     """
     place = ((torch.arange(target, device=device, dtype=torch.float64) + 0.5) * (length / target) - 0.5).float()
     first = place.floor()
