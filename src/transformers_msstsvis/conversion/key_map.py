@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 
@@ -41,6 +42,7 @@ class KeyMap:
         drop: list of (pattern, reason) of keys that have no counterpart.
         split: pattern of fused query-key-value tensors and the names of their three parts.
         optional: patterns of names of ours that a checkpoint may lack.
+        values: (pattern of names of ours, what makes our values of the published ones).
     """
 
     build: Callable[..., PreTrainedModel]
@@ -48,6 +50,7 @@ class KeyMap:
     drop: list[tuple[str, str]]
     split: list[tuple[str, tuple[str, str, str]]] = field(default_factory=list)
     optional: tuple[str, ...] = ()
+    values: list[tuple[str, Callable[[Tensor], Tensor]]] = field(default_factory=list)
 
 
 def with_class_names(hints: dict, num_labels: int) -> dict:
@@ -78,6 +81,9 @@ def rename(published: dict, key_map: KeyMap, model: PreTrainedModel, system: str
             unknown.append(key)
             continue
         report.used.append(key)
+        for pattern, change in key_map.values:
+            if re.fullmatch(pattern, new):
+                value = change(value)
         fused = next(((pattern, parts) for pattern, parts in splits if pattern.fullmatch(new)), None)
         if fused is None:
             converted[new] = value
