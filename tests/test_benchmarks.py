@@ -13,7 +13,16 @@ import torch
 
 from tests.models.testers import model_of
 from transformers_msstsvis import SeqFormerConfig, SeqFormerForVideoInstanceSegmentation
-from transformers_msstsvis.benchmarks import models, published, published_devis, published_vistr, train, video
+from transformers_msstsvis.benchmarks import (
+    masks,
+    models,
+    published,
+    published_devis,
+    published_tevit,
+    published_vistr,
+    train,
+    video,
+)
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -43,6 +52,16 @@ def test_published_inference_is_ours(model):
 def test_published_inference_of_clips_is_ours(name, module):
     model, clip = model_of(name, num_frames=3), torch.randn(1, 3, 3, 64, 96)
     expected = module.infer(model, clip)
+    with torch.no_grad():
+        given = model(clip)
+    for name, value in expected.items():
+        torch.testing.assert_close(given[name], value, rtol=1e-4, atol=1e-4 * float(value.abs().max()))
+
+
+def test_published_inference_of_tevit_is_ours():
+    model, clip = model_of("tevit"), torch.randn(1, 3, 3, 64, 96)
+    published_tevit.settle(model)
+    expected = published_tevit.infer(model, clip)
     with torch.no_grad():
         given = model(clip)
     for name, value in expected.items():
@@ -122,17 +141,40 @@ def test_every_model_can_be_built(name):
     with contextlib.nullcontext() if trained else torch.device("meta"):
         model = models.MODELS[name]()
     backbone = sum(parameter.numel() for parameter in model.model.backbone.parameters())
-    millions = {"msstsvis-r101": 42.5, "msstsvis-swin-t": 27.5}
+    millions = {"msstsvis-r101": 42.5, "msstsvis-swin-t": 27.5, "tevit-msgshift": 13.5}
     millions |= dict.fromkeys(("seqformer-r50", "msstsvis-r50", "vistr-r50", "devis-r50"), 23.5)
     assert backbone == pytest.approx(1e6 * millions.get(name, backbone / 1e6), rel=0.02)
 
 
-def test_models_and_long_videos():
-    sizes = {"frames": 1, "height": 64, "width": 64, "repeats": 1, "threads": None, "published": None}
-    content = models.run(argparse.Namespace(models=["msstsvis-tiny"], **sizes))["msstsvis-tiny"]
-    assert content["parameters"] > 1e6
-    assert content["frames_per_second"] > 0
+def test_models_on_videos_of_growing_length(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(models, "peak_in_new_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setitem(models.PUBLISHED_AP, "msstsvis-tiny", 50.0)
+    sizes = {"frames": [1, 2], "height": 48, "width": 96, "threads": None, "published": None}
+    report = models.run(argparse.Namespace(models=["msstsvis-tiny"], **sizes))
+    row = report["models"]["msstsvis-tiny"]
+    assert row["parameters"] > 1e6
+    assert row["published_AP"] == 50.0
+    for frames in (1, 2):
+        assert row["frames"][frames]["wall_s_per_frame"] > 0
+        assert row["frames"][frames]["peak_bytes"] != 0
+    told = capsys.readouterr().err
+    assert "msstsvis-tiny, 2 frames: 3.3 M parameters, " in told
+    assert "s per frame" in told
+    models.plot({**report, "date": "today", "machine": "this one"}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
 
+
+def test_all_systems_are_measured_with_their_published_numbers():
+    assert set(models.SYSTEMS.values()) == set(models.PUBLISHED_AP)
+
+
+def test_masks_in_boxes_are_equal_to_the_byte():
+    sizes = {"instances": 2, "frames": 2, "height": 90, "width": 160, "repeats": 1}
+    content = masks.run(argparse.Namespace(boxes=True, **sizes))
+    assert content["equal_to_the_byte"] == content["masks"] == 4
+
+
+def test_long_videos():
     sizes = {"lengths": [3, 5], "height": 64, "width": 64, "max_frames": 3, "threads": None}
     content = video.run(argparse.Namespace(**sizes, model=None, tracker=None))["5 frames"]
     parts = content["parts_ms_per_frame"]

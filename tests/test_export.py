@@ -34,7 +34,7 @@ def assert_equal(given, model, frames: torch.Tensor, mask: torch.Tensor) -> None
 @pytest.mark.parametrize("name", ["msstsvis", "vistr"])
 def test_one_size(name, tmp_path):
     model = model_of(name)
-    frames, mask = clip(model.config.num_frames or 3, 64, 96)
+    frames, mask = clip(model.config.clip_length or 3, 64, 96)
     path = export_model(model, tmp_path / "model.pt2", frames.shape[1], 64, 96, top_k=TOP_K)
     assert_equal(torch.export.load(path).module()(frames, mask), model, frames, mask)
 
@@ -44,11 +44,11 @@ def test_one_size(name, tmp_path):
 def test_any_size_in_onnx(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="runs the file: pip install onnxruntime")
     model = model_of(name)
-    length = model.config.num_frames or 3
+    length = model.config.clip_length or 3
     path = export_model(model, tmp_path / "model.onnx", length, 128, 192, dynamic=True, top_k=TOP_K)
     session = onnxruntime.InferenceSession(str(path))
     names = [output.name for output in session.get_outputs()]
-    for frames, height, width in ((length, 128, 192), (model.config.num_frames or 5, 160, 256)):
+    for frames, height, width in ((length, 128, 192), (model.config.clip_length or 5, 160, 256)):
         values, mask = clip(frames, height, width)
         inputs = {"pixel_values_videos": values.numpy(), "pixel_mask": mask.numpy()}
         given = dict(zip(names, map(np.asarray, session.run(None, inputs)), strict=True))

@@ -41,7 +41,7 @@ save_file(given, folder + "/out.safetensors")
 
 processor = AutoVideoProcessor.from_pretrained(folder, **trusted)
 inputs = processor(np.zeros((2, 48, 64, 3), dtype=np.uint8), return_tensors="pt")
-assert inputs["pixel_mask"].all()
+assert inputs["pixel_mask"].flatten(2).any(2).all()
 [instances] = processor.post_process_video_instance_segmentation(outputs, [(48, 64)], top_k=3)
 assert len(instances.to_list()) == len(instances) <= 3
 segmenter = pipeline("video-instance-segmentation", model=folder, **trusted)

@@ -36,6 +36,7 @@ def test_all_recipes_are_there():
     names = {path.stem for path in RECIPES}
     others = {"coco-images-r50", "coco-clips-r50", "ovis-r50", "own-data-small", "synthetic-cpu"}
     others |= {"ytvis2019-vistr-r50", "synthetic-cpu-vistr", "ytvis2019-devis-r50", "synthetic-cpu-devis"}
+    others |= {"ytvis2019-tevit-msgshift", "ytvis2019-tevit-r50", "synthetic-cpu-tevit"}
     assert names >= {*PUBLISHED, *others, *(f"synthetic-cpu-{stage}" for stage in range(1, 5))}
 
 
@@ -60,7 +61,7 @@ def test_nested_settings_are_valid(path):
     settings = dict(recipe.get("model_config", {}))
     config = AutoConfig.for_model(settings.pop("model_type", "msstsvis"), **settings)
     assert all(hasattr(config, name) for name in settings)
-    assert len(config.backbone_config.out_features) == (4 if config.model_type in ("vistr", "devis") else 3)
+    assert len(config.backbone_config.out_features) == (4 if config.model_type in ("vistr", "devis", "tevit") else 3)
     assert recipe.get("num_frames") in (None, getattr(config, "num_frames", None) or recipe.get("num_frames"))
     ClipAugmentation.from_dict(recipe.get("augmentation", {}))
     assert recipe.get("sampling", "window") in SAMPLINGS
@@ -91,6 +92,18 @@ def test_published_values_of_devis(tmp_path):
     assert (training.learning_rate, training.weight_decay, training.max_grad_norm) == (1e-4, 1e-4, 0.1)
     assert (training.num_train_epochs, arguments.lr_drops) == (9, ["3/9", "7/9"])
     assert arguments.init_from == "SenseTime/deformable-detr-with-box-refine"
+
+
+@pytest.mark.parametrize("backbone", ["msgshift", "r50"])
+def test_published_values_of_tevit(backbone, tmp_path):
+    arguments, training = parse("--config", str(CONFIGS / f"ytvis2019-tevit-{backbone}.yaml"), folder=tmp_path)
+    assert (arguments.num_frames, arguments.backbone_lr_scale, arguments.lr_drops) == (
+        5,
+        0.1,
+        ["6100/9200", "8500/9200"],
+    )
+    assert (training.learning_rate, training.weight_decay, training.max_grad_norm) == (2.5e-4, 1e-4, 0.1)
+    assert (training.max_steps, training.warmup_steps, training.per_device_train_batch_size) == (9200, 770, 2)
 
 
 def test_classes_of_the_joint_training():

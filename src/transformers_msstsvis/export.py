@@ -51,7 +51,7 @@ def export_program(
         ValueError: for a number of frames that the model does not know, or `dynamic` sizes that are no multiples of
             32.
     """
-    fixed = getattr(model.config, "num_frames", None)
+    fixed = model.config.clip_length
     if fixed is not None and num_frames != fixed:
         raise ValueError(f"num_frames is {num_frames}; expected {fixed}, that {model.config.model_type} knows only")
     if dynamic and (height % STRIDE or width % STRIDE):

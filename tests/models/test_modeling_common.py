@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from tests.models.testers import BY_FRAME, TESTERS, H, W, labels, model_of, skip_exempt, video
+from tests.models.testers import BY_FRAME, TESTERS, H, W, frame_masks, labels, model_of, skip_exempt, video
 from transformers_msstsvis import AutoModelForVideoInstanceSegmentation
 from transformers_msstsvis.models.auto import MODELS, class_of, video_processor_class
 
@@ -44,10 +44,11 @@ def test_output_follows_the_contract(name, model, tester):
         outputs = model(video(B, T))
     assert outputs.logits.shape == (B, Q, K)
     assert outputs.pred_boxes.shape == (B, Q, T, 4)
-    assert outputs.pred_masks.shape == (B, Q, T, tester.mask_size(H), tester.mask_size(W))
+    P = 10 if tester.boxed else Q
+    assert frame_masks(model, outputs).shape == (B, P, T, tester.mask_size(H), tester.mask_size(W))
     assert outputs.last_hidden_state.shape == tuple({"B": B, "Q": Q, "T": T, "C": C}[a] for a in tester.hidden_axes)
     assert outputs.frame_sizes.tolist() == [[[H, W]] * T] * B
-    assert ((outputs.pred_boxes >= 0) & (outputs.pred_boxes <= 1)).all()
+    assert tester.boxed or ((outputs.pred_boxes >= 0) & (outputs.pred_boxes <= 1)).all()
     layers = [outputs, *outputs.auxiliary_outputs]
     assert len(layers) == model.config.decoder_layers
     if tester.no_object is None:
@@ -55,7 +56,11 @@ def test_output_follows_the_contract(name, model, tester):
     for layer in layers if tester.no_object is not None else ():
         assert layer["frame_logits"].shape == (B, T, Q, K + tester.no_object)
         assert layer["logits"].shape == (B, Q, K)
-    assert outputs.mask_query_indices is outputs.mask_label_indices is None
+    if tester.boxed:
+        assert outputs.pred_masks.shape == (B, P, T, tester.boxed, tester.boxed)
+        assert outputs.mask_query_indices.shape == outputs.mask_label_indices.shape == (B, P)
+    else:
+        assert outputs.mask_query_indices is outputs.mask_label_indices is None
     assert outputs.loss is outputs.loss_dict is outputs.matches is outputs.matched_masks is None
     assert model.main_input_name == "pixel_values_videos"
 
@@ -64,7 +69,7 @@ def test_output_follows_the_contract(name, model, tester):
 def test_any_size_and_one_frame(model, tester, size):
     with torch.no_grad():
         outputs = model(torch.randn(1, 1, 3, *size))
-    assert outputs.pred_masks.shape[-2:] == tuple(tester.mask_size(side) for side in size)
+    assert frame_masks(model, outputs).shape[-2:] == tuple(tester.mask_size(side) for side in size)
     assert all(torch.isfinite(outputs[key]).all() for key in TENSORS)
 
 
@@ -72,7 +77,7 @@ def test_training_gives_matches_and_their_masks(model, tester):
     model.train()
     outputs = model(video(2, 2), labels=[labels(2, 2), labels(1, 2)])
     assert [len(query) for query, _ in outputs.matches] == [2, 1]
-    assert outputs.matched_masks.shape == (3, 2, tester.mask_size(H), tester.mask_size(W))
+    assert outputs.matched_masks.shape == (3, 2, *(tester.boxed or tester.mask_size(side) for side in (H, W)))
     assert outputs.pred_masks is None
     assert model(video(1, 2), labels=[labels(2, 2)], mask_top_k=3).pred_masks.shape[1] == 3
     with torch.no_grad():
@@ -148,12 +153,17 @@ def test_padded_in_space_equals_the_same_padding_alone(model):
         assert_same(together[key][:1], alone[key], atol=1e-4)
 
 
-def test_mask_top_k_gives_the_masks_of_the_best_queries(model):
+def test_mask_top_k_gives_the_masks_of_the_best_queries(model, tester):
     with torch.no_grad():
         all_masks, top = model(video(2, 2)), model(video(2, 2), mask_top_k=4)
     best = all_masks.logits.amax(-1).topk(4).indices
     assert top.pred_masks.shape[1] == 4
-    assert torch.equal(top.mask_query_indices, best)
+    if tester.boxed:  # of pairs, best first
+        K = all_masks.logits.shape[-1]
+        pairs, best = all_masks.logits.flatten(1).topk(4).indices, torch.arange(4).expand(2, 4)
+        assert torch.equal(K * top.mask_query_indices + top.mask_label_indices, pairs)
+    else:
+        assert torch.equal(top.mask_query_indices, best)
     for row in range(2):
         assert_same(top.pred_masks[row], all_masks.pred_masks[row, best[row]], atol=1e-4)
 
@@ -376,7 +386,7 @@ def test_a_video_without_a_real_pixel_stays_finite(model):
     assert [result.num_frames for result in results] == [2, 0]
 
 
-@pytest.fixture(params=[name for name in sorted(MODELS) if TESTERS[name].config().num_frames])
+@pytest.fixture(params=[name for name in sorted(MODELS) if TESTERS[name].config().clip_length])
 def of_one_length(request):
     """A model that knows clips of a single length."""
     return model_of(request.param)

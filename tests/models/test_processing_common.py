@@ -71,7 +71,7 @@ def test_scores_are_those_of_the_logits(name, processor):
     """Whatever a model was trained with, `logits.sigmoid()` is what tells its best class."""
     model = model_of(name)
     with torch.no_grad():
-        outputs = model(**processor(moving_square(2), return_tensors="pt"))
+        outputs = model(**processor(moving_square(2), return_tensors="pt"), mask_top_k=100)
     assert ((outputs.logits.sigmoid() >= 0) & (outputs.logits.sigmoid() <= 1)).all()
     [few] = processor.post_process_video_instance_segmentation(outputs, top_k=2)
     [all_of_them] = processor.post_process_video_instance_segmentation(outputs, top_k=100)

@@ -22,7 +22,7 @@ def segmenter_of(name: str) -> VideoInstanceSegmentationPipeline:
 def test_every_tracker_joins_the_clips_of_every_model(name, tracker):
     segmenter = segmenter_of(name)
     options = {"tracker": tracker, "threshold": 0.0, "duplicate_iou": 1, "return_instances": True}
-    if getattr(segmenter.model.config, "num_frames", None) is None:
+    if segmenter.model.config.clip_length is None:
         options["max_frames"] = 4
     # One after the other, and in batches that have clips of both; what random weights find is nearly tied.
     for found in (
@@ -39,7 +39,7 @@ def test_the_tracker_of_the_pipeline_is_the_public_one(name):
     segmenter = segmenter_of(name)
     processor, config = segmenter.video_processor, segmenter.model.config
     video = moving_square(11)
-    max_frames = None if getattr(config, "num_frames", None) else 4
+    max_frames = None if config.clip_length else 4
     length, stride, full = processor.clip_plan(config, max_frames)
     tracker = DevisTracker(length, stride, num_out=10)
     starts = [frames[0] for frames, _ in tracker.plan(11)] if full else range(0, 11 - length + stride, stride)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
 
-from tests.tiny import BACKBONE, tiny_config
-from transformers_msstsvis import DevisConfig, MsstsVisConfig, SeqFormerConfig, VistrConfig
-from transformers_msstsvis.models.auto import class_of
+from tests.tiny import BACKBONE, NAMES, tiny_config
+from transformers_msstsvis import DevisConfig, MsstsVisConfig, SeqFormerConfig, TevitConfig, VistrConfig
+from transformers_msstsvis.models.auto import class_of, video_processor_class
 
 
 @dataclass
@@ -23,6 +24,8 @@ class Tester:
         config: changes to a configuration of the smallest size, with three classes.
         mask_size: rows or columns of the masks of a frame with so many pixels.
         hidden_axes: those of `last_hidden_state`: sizes by letter.
+        boxed: rows and columns of masks that lie in boxes, and are of pairs of a query and a class; None for masks of
+            whole frames, of queries.
         no_object: 1 if every frame has a logit more, of no object; 0 if not; None for models without frame logits.
         seed: of random weights with which masks have pixels, and are not everything.
         published_size: height and width of a 720x1280 frame as the published test has it.
@@ -36,6 +39,7 @@ class Tester:
     mask_size: Callable[[int], int]
     hidden_axes: str = "BQC"
     no_object: int | None = None
+    boxed: int | None = None
     seed: int = 0
     published_size: tuple[int, int] = (360, 640)
     no_gradient: dict[str, str] = field(default_factory=dict)
@@ -43,6 +47,14 @@ class Tester:
 
 
 FOUR_MAPS = {**BACKBONE, "out_features": ["stage1", "stage2", "stage3", "stage4"]}
+PVT = {
+    "model_type": "pvt_v2",
+    "hidden_sizes": [8, 16, 24, 32],
+    "num_attention_heads": [1, 2, 3, 4],
+    "depths": [2, 1, 2, 1],
+    "mlp_ratios": [2, 2, 2, 2],
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}
 
 TESTERS = {
     "seqformer": Tester(
@@ -77,6 +89,33 @@ TESTERS = {
         hidden_axes="BQTC",
         no_object=0,
         no_gradient={r".*k_proj\.bias": "it shifts all scores of a query alike, to which softmax is blind"},
+    ),
+    "tevit": Tester(
+        config=lambda **changes: TevitConfig(
+            **{
+                "backbone_config": PVT,
+                "num_messengers": 8,
+                "drop_path_rate": 0.0,
+                "num_queries": 12,
+                "d_model": 64,
+                "dynamic_dim": 8,
+                "decoder_layers": 2,
+                "decoder_attention_heads": 4,
+                "decoder_ffn_dim": 64,
+                "id2label": NAMES,
+                "label2id": {name: label for label, name in NAMES.items()},
+                **changes,
+            }
+        ),
+        mask_size=lambda side: -(-side // 4),
+        hidden_axes="BQTC",
+        no_object=0,
+        boxed=28,
+        published_size=(384, 640),
+        no_gradient={
+            r".*k(_proj|ey)\.bias": "it shifts all scores of a query alike, to which softmax is blind",
+            r"model\.feature_pyramid\.output_convolutions\.[1-3]\..*": "boxes this small are read from the finest map",
+        },
     ),
 }
 
@@ -132,6 +171,12 @@ def model_of(name: str, seed: int | None = None, **changes) -> PreTrainedModel:
     """A model of a row, of random weights that all matter."""
     model_class, tester = class_of(name, "ForVideoInstanceSegmentation"), TESTERS[name]
     return random_model(model_class, tester.config(**changes), tester.seed if seed is None else seed)
+
+
+def frame_masks(model: PreTrainedModel, outputs: ModelOutput) -> torch.Tensor:
+    """Mask logits of whole frames, of all videos of a batch: what they are of, the processor knows."""
+    processor = video_processor_class(model.config)()
+    return torch.cat([processor.unpadded(outputs, video).pred_masks for video in range(len(outputs.logits))])
 
 
 def skip_exempt(name: str, test: str) -> None:

@@ -29,13 +29,13 @@ def segmenter_of(folder: str, **arguments):
 def check_pipeline(folder: str) -> None:
     """Short videos, several at once, and one so long that it is cut into clips whose results are joined."""
     segmenter = segmenter_of(folder, top_k=3)
-    longest = segmenter.model.config.num_frames or 6
+    longest = segmenter.model.config.clip_length or 6
     [alone, again] = segmenter([moving_square(2), moving_square(longest)], batch_size=2)
     assert 0 < len(alone) <= 3
     assert {len(track["masks"]) for track in alone} == {2}
     assert {len(track["masks"]) for track in again} == {longest}
     frames = 2 * longest + 1
-    lengths = {} if segmenter.model.config.num_frames else {"max_frames": longest}
+    lengths = {} if segmenter.model.config.clip_length else {"max_frames": longest}
     tracks = segmenter(moving_square(frames), return_instances=True, **lengths)
     assert isinstance(tracks, VideoInstances)
     assert tracks.num_frames == frames

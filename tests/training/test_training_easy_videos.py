@@ -13,6 +13,7 @@ from tests.training.training_runs import make_trainer, named
 from transformers_msstsvis import (
     AutoModelForVideoInstanceSegmentation,
     DevisConfig,
+    TevitConfig,
     VistrConfig,
     decode_mask,
     encode_mask,
@@ -52,16 +53,27 @@ def write_easy_videos(folder: Path, number: int, seed: int) -> Path:
     return folder / "annotations.json"
 
 
+OUT_FEATURES = ["stage1", "stage2", "stage3", "stage4"]
+RESNET = {
+    "model_type": "resnet",
+    "embedding_size": 16,
+    "hidden_sizes": [16, 32, 64, 96],
+    "depths": [1, 1, 1, 1],
+    "layer_type": "basic",
+    "out_features": OUT_FEATURES,
+}
+PVT = {
+    "model_type": "pvt_v2",
+    "hidden_sizes": [16, 32, 64, 96],
+    "num_attention_heads": [1, 2, 4, 6],
+    "mlp_ratios": [4, 4, 4, 4],
+    "out_features": OUT_FEATURES,
+}
+
+
 def small(config_class: type[PreTrainedConfig], **settings) -> PreTrainedConfig:
     return config_class(
-        backbone_config={
-            "model_type": "resnet",
-            "embedding_size": 16,
-            "hidden_sizes": [16, 32, 64, 96],
-            "depths": [1, 1, 1, 1],
-            "layer_type": "basic",
-            "out_features": ["stage1", "stage2", "stage3", "stage4"],
-        },
+        backbone_config=RESNET,
         freeze_batch_norm=False,
         freeze_backbone_stem=False,
         num_frames=FRAMES,
@@ -82,8 +94,27 @@ def small(config_class: type[PreTrainedConfig], **settings) -> PreTrainedConfig:
     )
 
 
+def small_tevit() -> TevitConfig:
+    return TevitConfig(
+        backbone_config=PVT,
+        num_messengers=8,
+        drop_path_rate=0.0,
+        num_frames=FRAMES,
+        num_queries=8,
+        d_model=128,
+        dynamic_dim=32,
+        decoder_layers=3,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=256,
+        **named("square", "disk"),
+    )
+
+
+CONFIGS = {"vistr": small(VistrConfig), "devis": small(DevisConfig), "tevit": small_tevit()}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [small(VistrConfig), small(DevisConfig)], ids=["vistr", "devis"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_model_learns_easy_videos_from_nothing(config, tmp_path):
     train, others = (
         load_vis_dataset(write_easy_videos(tmp_path / name, number, seed))

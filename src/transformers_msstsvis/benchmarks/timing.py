@@ -36,11 +36,6 @@ def compare(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Any]
     }
 
 
-def timed(function: Callable[[], Any], repeats: int) -> dict[str, Any]:
-    """CPU and wall seconds (median, min, max) of `repeats` runs after an unmeasured one."""
-    return compare({"only": function}, repeats)["only"]
-
-
 def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 

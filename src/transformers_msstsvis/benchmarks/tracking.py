@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             report[kind] = {
                 tracker: _measure(segmenter, videos, tracker, arguments.clip_frames) for tracker in COMPARED
             }
-            if getattr(segmenter.model.config, "num_frames", None) is None:
+            if segmenter.model.config.clip_length is None:
                 report[kind]["whole"] = _measure(segmenter, videos, "iou", arguments.max_frames)
     return report
 

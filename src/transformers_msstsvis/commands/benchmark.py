@@ -22,7 +22,7 @@ PARTS = {
     "train": "a training step against the published computation",
     "masks": "mask logits to RLE against the published steps",
     "metric": "the metric against a plain re-statement of the published evaluator",
-    "models": "every model on the same clip, untrained: seconds, parameters and memory",
+    "models": "the five systems on videos of growing length, untrained: seconds, parameters and memory",
     "video": "videos of growing length through predict: time of every part, and memory",
     "tracking": "trackers on long synthetic videos: AP and identity switches",
 }
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser, part: str) -> None:
     parser.add_argument("--json", help="also write the report here")
-    parser.add_argument("--plot", help="draw the ratios into this picture (needs matplotlib)")
+    parser.add_argument("--plot", help="draw the report into this picture (needs matplotlib)")
     parser.add_argument("--threads", type=int, help="of PyTorch; all cores by default")
     load(part).add_arguments(parser)
 
@@ -59,14 +59,15 @@ def measure_and_write(arguments: argparse.Namespace) -> None:
 
     check_writable(arguments.json, arguments.plot)
     check_distinct((arguments.json, arguments.plot), [])
-    report = measure(load(arguments.part), arguments)
+    part = load(arguments.part)
+    report = measure(part, arguments)
     text = json.dumps(report, indent=2)
     print(text)
     if arguments.json:
         with written_aside(arguments.json) as unfinished:
             unfinished.write_text(text + "\n")
     if arguments.plot:
-        plot_ratios(report, arguments.plot)
+        getattr(part, "plot", plot_ratios)(report, arguments.plot)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def export(args: argparse.Namespace) -> None:
     checkpoint = args.model or str(SAMPLE_MODEL)
     check_checkpoint(checkpoint)
     model = AutoModelForVideoInstanceSegmentation.from_pretrained(checkpoint).float()
-    frames = args.frames or model.config.num_frames or 5
+    frames = args.frames or model.config.clip_length or 5
     print(f"wrote {export_model(model, args.output, frames, *args.size, dynamic=args.dynamic, top_k=args.top_k)}")
 
 

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 # System -> the module here with its KEY_MAP. One with a dot is a module of another package.
-SYSTEMS = {"seqformer": "seqformer", "msstsvis": "msstsvis", "vistr": "vistr", "devis": "devis"}
+SYSTEMS = {"seqformer": "seqformer", "msstsvis": "msstsvis", "vistr": "vistr", "devis": "devis", "tevit": "tevit"}
 
 # Imported on first use: the command lists the systems before PyTorch is loaded.
 _MODULE_OF = {

@@ -10,6 +10,14 @@ RESNEXT_DEPTHS = (3, 4, 23, 3)
 RESNEXTS = {(64, 4): "resnext101_64x4d", (32, 8): "resnext101_32x8d"}
 
 
+# Names of a Swin transformer in mmdetection -> those of its release.
+_MMDETECTION = (
+    (r"patch_embed\.projection\.", "patch_embed.proj."),
+    (r"stages\.", "layers."),
+    (r"(.*)attn\.w_msa\.", r"\1attn."),
+)
+
+
 def count_layers(state_dict: dict, pattern: str) -> int:
     """One more than the largest number that stands at the pattern's group."""
     found = [int(match.group(1)) for key in state_dict if (match := re.match(pattern, key))]
@@ -28,7 +36,9 @@ def infer_backbone(state_dict: dict, prefix: str, stages: tuple[int, ...] = (2, 
     Raises:
         ValueError: for a backbone that no published checkpoint has.
     """
-    body = {re.sub(prefix, "", key): value for key, value in state_dict.items() if re.match(prefix, key)}
+    body = {re.sub(prefix, "", key, count=1): value for key, value in state_dict.items() if re.match(prefix, key)}
+    for pattern, released in _MMDETECTION:
+        body = {re.sub(rf"^{pattern}", released, key): value for key, value in body.items()}
     out_features = [f"stage{stage}" for stage in stages]
     if "patch_embed.proj.weight" in body:
         depths = [count_layers(body, rf"layers\.{stage}\.blocks\.(\d+)\.") for stage in range(4)]
@@ -100,23 +110,26 @@ def detector_backbone_rules(model: PreTrainedModel, detector: PreTrainedModel) -
 
 
 def _swin_rules(prefix: str, ours: str) -> list[tuple[str, str]]:
-    stage, new_stage = prefix + r"layers\.(\d+)\.", ours + r"swin.encoder.layers.\1."
+    """From the names of the release of Swin, or of mmdetection."""
+    stage, new_stage = prefix + r"(?:layers|stages)\.(\d+)\.", ours + r"swin.encoder.layers.\1."
     block, new_block = stage + r"blocks\.(\d+)\.", new_stage + r"blocks.\2."
     norms = [
-        (prefix + rf"norm{index}\.(.*)", ours + rf"hidden_states_norms.stage{index + 1}.\1") for index in (1, 2, 3)
+        (prefix + rf"norm{index}\.(.*)", ours + rf"hidden_states_norms.stage{index + 1}.\1") for index in range(4)
     ]
     return [
         *norms,
-        (prefix + r"patch_embed\.proj\.(.*)", ours + r"swin.embeddings.patch_embeddings.projection.\1"),
+        (prefix + r"patch_embed\.proj(?:ection)?\.(.*)", ours + r"swin.embeddings.patch_embeddings.projection.\1"),
         (prefix + r"patch_embed\.norm\.(.*)", ours + r"swin.embeddings.norm.\1"),
         (stage + r"downsample\.(.*)", new_stage + r"downsample.\2"),
         (block + r"norm1\.(.*)", new_block + r"layernorm_before.\3"),
         (block + r"norm2\.(.*)", new_block + r"layernorm_after.\3"),
         (block + r"mlp\.(.*)", new_block + r"mlp.\3"),
-        (block + r"attn\.qkv\.(.*)", new_block + r"attention.qkv.\3"),
-        (block + r"attn\.proj\.(.*)", new_block + r"attention.o_proj.\3"),
+        (block + r"ffn\.layers\.0\.0\.(.*)", new_block + r"mlp.fc1.\3"),
+        (block + r"ffn\.layers\.1\.(.*)", new_block + r"mlp.fc2.\3"),
+        (block + r"attn\.(?:w_msa\.)?qkv\.(.*)", new_block + r"attention.qkv.\3"),
+        (block + r"attn\.(?:w_msa\.)?proj\.(.*)", new_block + r"attention.o_proj.\3"),
         (
-            block + r"attn\.relative_position_bias_table",
+            block + r"attn\.(?:w_msa\.)?relative_position_bias_table",
             new_block + "attention.relative_position_bias.relative_position_bias_table",
         ),
     ]

@@ -64,7 +64,6 @@ def infer_config(state_dict: dict[str, torch.Tensor], **hints) -> DevisConfig:
 _RULES = [
     (r"def_detr\.backbone\.1\.temporal_embed", "model.temporal_embed"),
     *transformer_rules(_PREFIX),
-    (_BACKBONE + r"norm0\.(.*)", r"model.backbone.model.hidden_states_norms.stage1.\1"),
     (r"bbox_attention\.([qk])_linear\.(.*)", r"attention_maps.0.\1_proj.\2"),
     (r"bbox_attention\.([qk])_linear_(\d)\.(.*)", r"attention_maps.\2.\1_proj.\3"),
     *(

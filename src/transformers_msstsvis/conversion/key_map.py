@@ -4,11 +4,16 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+<<<<<<< HEAD
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 Rule = tuple[str, str | tuple[str, ...]]
+=======
+from torch import Tensor
+from transformers import PreTrainedModel
+>>>>>>> stream
 
 
 @dataclass
@@ -51,6 +56,7 @@ class KeyMap:
         drop: list of (pattern, reason) of keys that have no counterpart.
         split: pattern of fused query-key-value tensors and the names of their three parts.
         optional: patterns of names of ours that a checkpoint may lack.
+        values: (pattern of names of ours, what makes our values of the published ones).
     """
 
     build: Callable[..., PreTrainedModel]
@@ -58,6 +64,7 @@ class KeyMap:
     drop: list[tuple[str, str]]
     split: list[tuple[str, tuple[str, str, str]]] = field(default_factory=list)
     optional: tuple[str, ...] = ()
+    values: list[tuple[str, Callable[[Tensor], Tensor]]] = field(default_factory=list)
 
 
 def with_class_names(hints: dict, num_labels: int) -> dict:
@@ -88,6 +95,7 @@ def rename(published: dict, key_map: KeyMap, model: PreTrainedModel, system: str
             unknown.append(key)
             continue
         report.used.append(key)
+<<<<<<< HEAD
         for new in names:
             fused = next(((pattern, parts) for pattern, parts in splits if pattern.fullmatch(new)), None)
             if fused is None:
@@ -96,6 +104,18 @@ def rename(published: dict, key_map: KeyMap, model: PreTrainedModel, system: str
                 pattern, parts = fused
                 for part, chunk in zip(parts, value.chunk(3), strict=True):
                     converted[pattern.sub(part, new)] = chunk
+=======
+        for pattern, change in key_map.values:
+            if re.fullmatch(pattern, new):
+                value = change(value)
+        fused = next(((pattern, parts) for pattern, parts in splits if pattern.fullmatch(new)), None)
+        if fused is None:
+            converted[new] = value
+        else:
+            pattern, parts = fused
+            for part, chunk in zip(parts, value.chunk(3), strict=True):
+                converted[pattern.sub(part, new)] = chunk
+>>>>>>> stream
     if unknown:
         raise ValueError(
             f"{len(unknown)} keys of the checkpoint are unknown to {system!r}, e.g. {unknown[:5]}; expected a "

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.backbone_utils import load_backbone
 
 from ..checkpoint_files import check_weights, told_in_words
-from .frozen_batch_norm import fold_frozen_batch_norms, freeze_batch_norms
+from .frozen_batch_norm import fold_frozen_batch_norms, freeze_batch_norms, train_affine
 
 
 class VisBackbone(nn.Module):
@@ -19,7 +19,8 @@ class VisBackbone(nn.Module):
     Backbone with a feature map of each stride.
 
     Args:
-        config: model configuration with `backbone_config`, `freeze_batch_norm` and `freeze_backbone_stem`.
+        config: model configuration with `backbone_config`, `freeze_batch_norm`, `train_batch_norm_affine` and
+            `freeze_backbone_stem`.
         strides: of the feature maps, finest first.
 
     Attributes:
@@ -53,6 +54,8 @@ class VisBackbone(nn.Module):
                 import_module("timm.layers").freeze_batch_norm_2d(self.model)
             else:
                 freeze_batch_norms(self.model)
+            if config.train_batch_norm_affine:
+                train_affine(self.model)
             fold_frozen_batch_norms(self.model)
         for module in self.model.modules():
             if isinstance(module, nn.ReLU):

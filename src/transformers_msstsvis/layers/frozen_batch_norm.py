@@ -23,12 +23,16 @@ class FoldedConv2d(nn.Conv2d):
 
 
 class FoldedBatchNorm2d(nn.Module):
-    """Holds a frozen batch norm's buffers for the convolution before it, and does nothing else."""
+    """Holds what a frozen batch norm has for the convolution before it, and does nothing else."""
 
     def __init__(self, norm: nn.Module):
         super().__init__()
-        for name in ("weight", "bias", "running_mean", "running_var"):
+        for name in ("running_mean", "running_var"):
             self.register_buffer(name, getattr(norm, name))
+        for name in ("weight", "bias"):
+            value = getattr(norm, name)
+            register = self.register_parameter if isinstance(value, nn.Parameter) else self.register_buffer
+            register(name, value)
         self.eps = norm.eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -48,6 +52,15 @@ def freeze_batch_norms(module: nn.Module) -> None:
             if getattr(child, buffer) is not None:
                 frozen.register_buffer(buffer, getattr(child, buffer).detach())
         setattr(module, name, frozen)
+
+
+def train_affine(module: nn.Module) -> None:
+    """Let the affine parameters of all frozen batch norms below `module` be trained; their statistics stay fixed."""
+    for norm in module.modules():
+        if "running_var" in norm._buffers and "weight" in norm._buffers:
+            for name in ("weight", "bias"):
+                value = norm._buffers.pop(name)
+                norm.register_parameter(name, nn.Parameter(value))
 
 
 def fold_frozen_batch_norms(backbone: nn.Module) -> None:

@@ -12,7 +12,7 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """
     `x @ weight.T + bias`. Float32 inference on a CPU goes through oneDNN: MKL, which `F.linear` uses, has no AVX-512
     on CPUs of other makers.
@@ -20,7 +20,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.T
     Args:
         x: `(..., in)`.
         weight: `(out, in)`.
-        bias: `(out,)`.
+        bias: `(out,)`, or None.
 
     Returns:
         `(..., out)`, equal to `F.linear` but for rounding.

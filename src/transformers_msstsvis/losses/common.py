@@ -18,12 +18,12 @@ def sigmoid_focal_loss(logits: torch.Tensor, targets: torch.Tensor, alpha: float
     return (alpha * targets + (1 - alpha) * (1 - targets)) * miss**gamma * cross_entropy
 
 
-def focal_class_cost(logits: torch.Tensor, class_labels: torch.Tensor) -> torch.Tensor:
+def focal_class_cost(logits: torch.Tensor, class_labels: torch.Tensor, eps: float = 1e-8) -> torch.Tensor:
     """Focal gain of calling a query by a class: `logits (..., K)`, `class_labels (n,)` to `(..., n)`."""
     alpha, gamma = 0.25, 2.0
     probability = logits.sigmoid()
-    negative = (1 - alpha) * probability**gamma * -(1 - probability + 1e-8).log()
-    positive = alpha * (1 - probability) ** gamma * -(probability + 1e-8).log()
+    negative = (1 - alpha) * probability**gamma * -(1 - probability + eps).log()
+    positive = alpha * (1 - probability) ** gamma * -(probability + eps).log()
     return (positive - negative)[..., class_labels]
 
 

@@ -20,7 +20,7 @@ def check_plot(path: str | PathLike) -> None:
         ImportError: without matplotlib.
         ValueError: for a file type that is none of an image.
     """
-    kinds = _new_figure().canvas.get_supported_filetypes()
+    kinds = new_figure().canvas.get_supported_filetypes()
     kind = Path(path).suffix.removeprefix(".").lower()
     if kind not in kinds:
         raise ValueError(f"{path} is of type {kind!r}; expected the name of an image, such as pr.png, .pdf or .svg")
@@ -44,7 +44,7 @@ def plot_precision_recall(result: dict[str, Any], path: str | PathLike | None = 
     """
     if "precision" not in result:
         raise ValueError("the result has no 'precision'; expected that of compute(return_arrays=True)")
-    figure = _new_figure()
+    figure = new_figure()
     # (T, R, K, A, M), or (T, R, K, A, O, M) for OVIS -> (T, R, K): all areas, all occlusions, most predictions
     precision = result["precision"][..., 0, -1]
     precision = precision[..., 0] if precision.ndim == 4 else precision
@@ -70,7 +70,11 @@ def plot_precision_recall(result: dict[str, Any], path: str | PathLike | None = 
     return figure
 
 
-def _new_figure() -> "Figure":
+def new_figure() -> "Figure":
+    """
+    Raises:
+        ImportError: without matplotlib.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

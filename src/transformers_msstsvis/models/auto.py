@@ -10,7 +10,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 # Folder of a model -> what the names of its classes begin with. A name without a dot is a folder here.
-MODELS = {"seqformer": "SeqFormer", "msstsvis": "MsstsVis", "vistr": "Vistr", "devis": "Devis"}
+MODELS = {"seqformer": "SeqFormer", "msstsvis": "MsstsVis", "vistr": "Vistr", "devis": "Devis", "tevit": "Tevit"}
 # Trained from scratch where none is named.
 DEFAULT_MODEL = "msstsvis"
 

@@ -43,7 +43,12 @@ def check_count(name: str, count: Any, least: int = 1) -> None:
 
 
 def best_pairs(
-    scores: torch.Tensor, with_masks: torch.Tensor | None, threshold: float, top_k: int, video: int
+    scores: torch.Tensor,
+    with_masks: torch.Tensor | None,
+    threshold: float,
+    top_k: int,
+    video: int,
+    of_labels: torch.Tensor | None = None,
 ) -> Candidates:
     """
     The best pairs of a query and a class.
@@ -53,9 +58,10 @@ def best_pairs(
         with_masks: `(k,)` the queries that have masks; None for all.
         threshold, top_k: the smallest score, and how many to keep at most.
         video: its number, for messages.
+        of_labels: `(k,)` the label of every mask, where masks are of pairs; None where they are of any label.
 
     Raises:
-        ValueError: if the best pairs contain a query without masks.
+        ValueError: if the best pairs contain one without a mask.
     """
     if not scores.isfinite().all():
         logger.warning(f"Video {video}: some class logits are not numbers; their queries are left out.")
@@ -64,19 +70,22 @@ def best_pairs(
     num_queries, num_labels = scores.shape
     if with_masks is None:
         with_masks = torch.arange(num_queries)
-    candidates = scores[with_masks].flatten()
-    best, pairs = candidates.topk(min(top_k, len(candidates)))
+    of_mask = torch.arange(num_labels) if of_labels is None else of_labels[:, None]
+    pairs = num_labels * with_masks[:, None] + of_mask  # (k, K or 1), numbers of pairs
+    per_mask, pairs, scores = pairs.shape[1], pairs.flatten(), scores.flatten()
+    best, places = scores[pairs].topk(min(top_k, len(pairs)))
 
-    others = torch.ones(num_queries, dtype=torch.bool)
-    others[with_masks] = False
-    # Equal scores may go either way, so only a strictly better pair is missing.
-    missing = scores[others] > best[-1] if len(best) == min(top_k, scores.numel()) else scores[others] > -1
+    others = torch.ones(len(scores), dtype=torch.bool)
+    others[pairs] = False
+    # Equal scores may go either way, so only a better pair is missing: by more than the rounding of equal logits.
+    missing = scores[others] > best[-1] * (1 + 1e-6) if len(best) == min(top_k, len(scores)) else scores[others] > -1
     if (missing & (scores[others] >= threshold)).any():
+        what, or_all = ("queries", ", or without mask_top_k") if of_labels is None else ("pairs", "")
         raise ValueError(
-            f"video {video}: masks were computed for {len(with_masks)} queries, but others are among the {top_k} best "
-            f"pairs; call the model with mask_top_k of at least top_k = {top_k}, or without mask_top_k"
+            f"video {video}: masks were computed for {len(with_masks)} {what}, but others are among the {top_k} best "
+            f"pairs; call the model with mask_top_k of at least top_k = {top_k}{or_all}"
         )
     keep = best >= threshold
-    best, pairs = best[keep], pairs[keep]
-    rows = pairs // num_labels
-    return Candidates(best, pairs % num_labels, with_masks[rows], rows)
+    best, places = best[keep], places[keep]
+    found = pairs[places]
+    return Candidates(best, found % num_labels, found // num_labels, places // per_mask)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from .rle import RLE, encode_mask
+from .rle import RLE, encode_mask, encode_part
 
 
 @lru_cache(maxsize=16)
@@ -60,9 +60,7 @@ def resized_mask(logits: torch.Tensor, size: tuple[int, int], mask_threshold: fl
         whole = logits.nan_to_num(nan=-1e4)[None, None]
         whole = F.interpolate(whole, size=size, mode="bilinear", align_corners=False)[0, 0]
         return encode_mask((whole.sigmoid() > mask_threshold).numpy())
-    mask = np.zeros((size[1], size[0]), dtype=bool)
-    mask[left_to_right, bottom_to_top] = (resized > level).numpy()
-    return encode_mask(mask.T)
+    return encode_part((resized > level).numpy(), bottom_to_top.start, left_to_right.start, size)
 
 
 def _rounding_decides(

@@ -262,6 +262,36 @@ def encode_mask(mask: np.ndarray) -> RLE | None:
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
+def encode_part(mask: np.ndarray, top: int, left: int, size: tuple[int, int]) -> RLE | None:
+    """
+    Compress a mask that is empty but for a part of the frame.
+
+    Args:
+        mask: `(columns, rows)` bool, the part transposed.
+        top, left: the row and the column of the frame at which it begins.
+        size: `(H, W)` of the frame.
+
+    Returns:
+        What [`encode_mask`] makes of the whole frame.
+    """
+    height, width = size
+    flips = np.zeros((mask.shape[0], mask.shape[1] + 1), dtype=bool)
+    flips[:, :-1] = mask
+    flips[:, 1:] ^= mask
+    column, row = flips.nonzero()
+    if not len(column):
+        return None
+    edges = (left + column) * height + top + row
+    if mask.shape[1] == height:  # where one column ends set and the next one begins so, nothing changes
+        again = np.flatnonzero(edges[1:] == edges[:-1])
+        edges = np.delete(edges, np.concatenate((again, again + 1)))
+    if edges[-1] < height * width:
+        edges = np.append(edges, height * width)
+    counts = np.diff(edges, prepend=0)
+    rle = mask_utils.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+
+
 def decode_mask(rle: RLE) -> np.ndarray:
     """
     Decompress one COCO RLE (counts as str, bytes or an uncompressed list of run lengths) to bool `(H, W)`.

@@ -2,7 +2,7 @@
 
 from transformers.utils import ModelOutput
 
-from ..vis.post_processing_vis import Candidates
+from ..vis.post_processing_vis import Candidates, with_frame_scores
 from ..vis.video_processing_vis import VisVideoProcessor
 
 
@@ -14,8 +14,7 @@ class DevisPostProcessing:
     def candidates(self, outputs: ModelOutput, video: int, threshold: float, top_k: int) -> Candidates:
         """The `top_k` best pairs of one video of the batch that score at least `threshold`, with frame scores."""
         found = super().candidates(outputs, video, threshold, top_k)
-        probability = outputs.frame_logits[video].detach().float().sigmoid().cpu()  # (T, Q, K)
-        return found._replace(frame_scores=probability[:, found.queries, found.labels].T)
+        return with_frame_scores(found, outputs, video)
 
 
 class DevisVideoProcessor(DevisPostProcessing, VisVideoProcessor):

@@ -39,12 +39,16 @@ class VisConfig(PreTrainedConfig):
         freeze_batch_norm (`bool`, *optional*, defaults to `True`):
             Replace the backbone's batch norms by ones with fixed statistics and affine parameters. Switch it off to
             train a backbone from scratch.
+        train_batch_norm_affine (`bool`, *optional*, defaults to `False`):
+            Of frozen batch norms fix the statistics only, and train the affine parameters.
         freeze_backbone_stem (`bool`, *optional*, defaults to `True`):
             Do not train the backbone's layers up to and including stride 4, as published for ResNets.
         num_frames (`int`, *optional*):
-            Frames of a clip, for a model that knows no other number; None for one that takes any.
+            Frames of a clip, for a model that knows no other number; None for one that takes any, or with
+            `takes_any_length` the number that it is trained with.
 
     Attributes:
+        takes_any_length: whether videos need not have `num_frames`.
         default_num_labels: how many there are unless they are told, where transformers' two are not meant.
         ranges: smallest and largest value by argument, beyond any model that was ever trained: a larger one is a
             mistake, and would be built for hours.
@@ -56,11 +60,13 @@ class VisConfig(PreTrainedConfig):
 
     sub_configs_defaults = resnet_of_stages(2, 3, 4)
     keys_to_ignore_at_inference = ["loss_dict", "auxiliary_outputs", "last_hidden_state", "encoder_last_hidden_state"]
+    takes_any_length: ClassVar[bool] = False
     default_num_labels: ClassVar[int | None] = None
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"num_labels": (1, 1_000_000)}
 
     backbone_config: dict | PreTrainedConfig | None = None
     freeze_batch_norm: bool = True
+    train_batch_norm_affine: bool = False
     freeze_backbone_stem: bool = True
     num_frames: int | None = None
 
@@ -89,6 +95,11 @@ class VisConfig(PreTrainedConfig):
                 'transformers knows, such as "resnet", "swin" or "timm_backbone"'
             )
         super().__post_init__(**kwargs)
+
+    @property
+    def clip_length(self) -> int | None:
+        """Frames of every clip, of a model that knows no other number; None if it takes any."""
+        return None if self.takes_any_length else self.num_frames
 
     def to_diff_dict(self) -> dict:
         """What is written to a file; names of two classes too, where two are not the default."""

@@ -33,10 +33,12 @@ class VideoInstanceSegmentationOutput(ModelOutput):
             a class, whatever the model was trained with.
         frame_logits: `(B, T, Q, K')` class logits of models that classify frame by frame, as they were trained: K' is
             K, or K + 1 where the last one is "no object".
-        pred_boxes: `(B, Q, T, 4)` cx cy w h in `[0, 1]` of the real pixels.
+        pred_boxes: `(B, Q, T, 4)` cx cy w h in `[0, 1]` of the real pixels; some models let boxes leave the frame.
         pred_masks: `(B, Q, T, h, w)` mask logits at stride 4, or `(B, k, T, h, w)` with `mask_top_k=k`. Absent in
-            training with labels, where only matched queries get masks, unless `mask_top_k` is given.
-        mask_query_indices: `(B, k)` the query of every mask, with `mask_top_k`.
+            training with labels, where only matched queries get masks, unless `mask_top_k` is given. Masks of some
+            models lie in boxes, `(B, k, T, 28, 28)`, always of k pairs of a query and a class; their processor pastes
+            them.
+        mask_query_indices: `(B, k)` the query of every mask, with `mask_top_k` or where masks are of pairs.
         mask_label_indices: `(B, k)` the class of every mask, where masks are of pairs of a query and a class.
         frame_sizes: `(B, T, 2)` height and width of the real pixels of every frame; zero for padding frames.
         matches: per video the matched query and instance indices of the last layer, in training with labels.

@@ -49,7 +49,7 @@ class VisPostProcessing:
 
         Args:
             outputs: [`VideoInstanceSegmentationOutput`]; with `mask_query_indices` only the queries that have masks
-                count.
+                count, with `mask_label_indices` only these pairs.
             target_sizes: `(height, width)` in pixels of every original video; the size of the model's input by
                 default.
             threshold: smallest score, 0..1.
@@ -112,8 +112,11 @@ class VisPostProcessing:
         `threshold`, so that a query can appear with several classes.
         """
         scores = outputs.logits[video].detach().float().sigmoid().cpu()  # (Q, K)
-        with_masks = outputs.mask_query_indices
-        return best_pairs(scores, None if with_masks is None else with_masks[video].cpu(), threshold, top_k, video)
+        with_masks, of_labels = (
+            None if indices is None else indices[video].cpu()
+            for indices in (outputs.mask_query_indices, outputs.mask_label_indices)
+        )
+        return best_pairs(scores, with_masks, threshold, top_k, video, of_labels)
 
     def masks_of(
         self, outputs: ModelOutput, video: int, found: Candidates, size: tuple[int, int], mask_threshold: float
@@ -146,6 +149,12 @@ class VisPostProcessing:
     def mask_size(self, side: int) -> int:
         """Rows or columns of the mask logits of a frame with `side` pixels: those of a map of stride 4."""
         return math.ceil(side / 4)
+
+
+def with_frame_scores(found: Candidates, outputs: ModelOutput, video: int) -> Candidates:
+    """Candidates with the score of their label in every frame, from the `frame_logits` of one sigmoid per class."""
+    probability = outputs.frame_logits[video].detach().float().sigmoid().cpu()  # (T, Q, K)
+    return found._replace(frame_scores=probability[:, found.queries, found.labels].T)
 
 
 def _check_arguments(outputs, target_sizes, threshold, top_k, mask_threshold, boxes) -> None:

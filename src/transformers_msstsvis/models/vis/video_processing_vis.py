@@ -203,13 +203,13 @@ class VisVideoProcessor(VisPostProcessing, VisInput, BaseVideoProcessor):
         How a long video is cut for a model.
 
         Args:
-            config: of the model; its `num_frames` is the length of every clip if it knows no other.
+            config: of the model; its `clip_length` is that of every clip if it knows no other.
             max_frames: longest clip of a model that takes any; 36 by default.
 
         Raises:
             ValueError: for another `max_frames` than a model's only length, or a `clip_stride` that is no number.
         """
-        fixed = getattr(config, "num_frames", None)
+        fixed = getattr(config, "clip_length", None)
         if fixed is not None and max_frames not in (None, fixed):
             raise ValueError(
                 f"max_frames is {max_frames}; {config.model_type} knows clips of {fixed} frames only: leave it out"
