@@ -4,16 +4,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-<<<<<<< HEAD
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
-
-Rule = tuple[str, str | tuple[str, ...]]
-=======
-from torch import Tensor
-from transformers import PreTrainedModel
->>>>>>> stream
 
 
 @dataclass
@@ -95,8 +88,10 @@ def rename(published: dict, key_map: KeyMap, model: PreTrainedModel, system: str
             unknown.append(key)
             continue
         report.used.append(key)
-<<<<<<< HEAD
         for new in names:
+            for pattern, change in key_map.values:
+                if re.fullmatch(pattern, new):
+                    value = change(value)
             fused = next(((pattern, parts) for pattern, parts in splits if pattern.fullmatch(new)), None)
             if fused is None:
                 converted[new] = value
@@ -104,18 +99,6 @@ def rename(published: dict, key_map: KeyMap, model: PreTrainedModel, system: str
                 pattern, parts = fused
                 for part, chunk in zip(parts, value.chunk(3), strict=True):
                     converted[pattern.sub(part, new)] = chunk
-=======
-        for pattern, change in key_map.values:
-            if re.fullmatch(pattern, new):
-                value = change(value)
-        fused = next(((pattern, parts) for pattern, parts in splits if pattern.fullmatch(new)), None)
-        if fused is None:
-            converted[new] = value
-        else:
-            pattern, parts = fused
-            for part, chunk in zip(parts, value.chunk(3), strict=True):
-                converted[pattern.sub(part, new)] = chunk
->>>>>>> stream
     if unknown:
         raise ValueError(
             f"{len(unknown)} keys of the checkpoint are unknown to {system!r}, e.g. {unknown[:5]}; expected a "
