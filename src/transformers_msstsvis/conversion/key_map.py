@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+Rule = tuple[str, str | tuple[str, ...]]
+
 
 @dataclass
 class ConversionReport:
