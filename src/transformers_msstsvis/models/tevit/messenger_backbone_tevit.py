@@ -19,7 +19,7 @@ from transformers.models.pvt_v2.modeling_pvt_v2 import PvtV2BlockLayer
 from ...layers.attention import eager_attention_forward
 from ...layers.backbone import VisBackbone
 from ...layers.linear import linear
-from ..vis.modeling_vis import in_frame_chunks
+from ..vis.modeling_vis import in_frame_chunks, real_frames_first
 
 BLOCK_FRAMES = {"cpu": 1}
 
@@ -36,7 +36,7 @@ def shifted_frames(real: torch.Tensor, shifts: list[int]) -> torch.Tensor:
         `(B T, G)` int64 frames of the batch. To a frame of the padding come its own.
     """
     frames = torch.arange(real.numel(), device=real.device).view_as(real)
-    in_order = (~real).long().argsort(dim=1, stable=True)  # real frames first
+    in_order = real_frames_first(real)
     place, length = real.cumsum(1) - 1, real.sum(1, keepdim=True).clamp(min=1)
     places = (place[..., None] - torch.tensor(shifts, device=real.device)) % length[..., None]  # (B, T, G)
     source = frames[:, :1, None] + in_order.gather(1, places.flatten(1)).view_as(places)

@@ -172,7 +172,7 @@ def clip_of_frames(real: torch.Tensor, num_frames: int, mirrored: bool = False) 
             "longer video is cut, and the results joined, by the streaming predictor of "
             'pipeline("video-instance-segmentation")'
         )
-    in_order = (~real).long().argsort(dim=1, stable=True)  # real frames first
+    in_order = real_frames_first(real)
     place = torch.arange(num_frames, device=real.device)
     turn = (2 * length - 2).clamp(min=1)
     place = torch.minimum(place % turn, turn - place % turn) if mirrored else place % length
@@ -238,6 +238,17 @@ def in_frame_chunks(
         for result, part in zip(results, parts, strict=True):
             result[start : start + size] = part
     return results[0] if isinstance(given, torch.Tensor) else results
+
+
+def real_frames_first(real: torch.Tensor) -> torch.Tensor:
+    """
+    Frames `(B, T)` of every video, those that are real first, all in their order.
+
+    Args:
+        real: `(B, T)` bool.
+    """
+    T = real.shape[1]
+    return ((~real).long() * T + torch.arange(T, device=real.device)).argsort(dim=1)
 
 
 def check_video(pixel_values_videos: torch.Tensor, pixel_mask: torch.Tensor | None) -> torch.Tensor:
