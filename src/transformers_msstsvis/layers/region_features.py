@@ -63,7 +63,7 @@ def region_features(
         per_sample_weights=weights.flatten(0, 2).flatten(1).to(features.dtype),
         mode="sum",
     )
-    return summed.view(len(boxes), side * side, C)
+    return summed.view(boxes.shape[0], side * side, C)
 
 
 def _places(

@@ -130,7 +130,7 @@ class MessengerBackbone(VisBackbone):
         """`(N, 3, H, W)`, and `real (B, T)` bool, True = real frame: maps `(N, D, h, w)`, finest first."""
         shifts = self.config.messenger_shifts
         there, back = (shifted_frames(real, [sign * by for by in shifts]) for sign in (1, -1))
-        x, messengers, maps = frames, self.messengers.expand(len(frames), -1, -1), []
+        x, messengers, maps = frames, self.messengers.expand(frames.shape[0], -1, -1), []
         for stage in self.model.encoder.layers:
             tokens, size = self.embed(stage.patch_embedding, x, messengers)
             S, last = size[0] * size[1], len(stage.blocks) - 1

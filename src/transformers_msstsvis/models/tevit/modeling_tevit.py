@@ -164,7 +164,7 @@ class TevitStage(GradientCheckpointingLayer):
         """
 
         def read(queries, boxes, features):
-            frames = torch.arange(len(queries), device=queries.device).repeat_interleave(queries.shape[1])
+            frames = torch.arange(queries.shape[0], device=queries.device).repeat_interleave(queries.shape[1])
             cells = region_features(features, spatial_shapes, boxes.flatten(0, 1), frames, BOX_CELLS)
             found = self.projection(self.dynamic_conv(queries.flatten(0, 1), cells).flatten(1))
             found = self.projection_norm(found).relu_().view_as(queries)
@@ -481,7 +481,7 @@ class TevitForVideoInstanceSegmentation(TevitPreTrainedModel):
         present = present_instances(labels, match, outputs.frame_sizes)  # (N, T)
         row, frame = present.nonzero(as_tuple=True)
         masks = outputs.features.new_zeros(*present.shape, 2 * MASK_CELLS, 2 * MASK_CELLS)
-        if not len(row):
+        if not row.shape[0]:
             return masks + 0.0 * sum(weight.sum() for weight in self.mask_heads[stage].parameters())
         frames = video[row] * present.shape[1] + frame
         found = self.frame_masks(outputs, stage, frames, query[row, None], classes[row, None])
