@@ -142,7 +142,11 @@ def plot(report: dict[str, Any], path: str) -> None:
         fastest = 1 / min(measured["cpu_s_per_frame"] for measured in row["frames"].values())
         axes.annotate(name, (fastest, row["published_AP"]), xytext=(6, 4), textcoords="offset points")
     title = f"{report['date']}, {report['machine']}"
-    axes.set(xlabel="frames per second of CPU time, measured", ylabel="mask AP on YouTube-VIS 2019, as published", title=title)
+    axes.set(
+        xlabel="frames per second of CPU time, measured",
+        ylabel="mask AP on YouTube-VIS 2019, as published",
+        title=title,
+    )
     axes.margins(x=0.2, y=0.15)
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
