@@ -317,6 +317,18 @@ def test_frames_that_are_wanted(segmenter, tmp_path):
     assert segmenter(str(path), max_side=32, return_instances=True).size == (24, 32)
 
 
+def test_every_pixel_once(segmenter):
+    video = moving_square(8)
+    for found in (
+        segmenter(video, overlap="none", max_frames=6, return_instances=True),
+        VideoInstances.join(segmenter(video, overlap="none", max_frames=6, stream=True)),
+    ):
+        assert len(found) > 1
+        assert all(found.decode(frame).sum(0).max() == 1 for frame in range(8))
+    overlapping = segmenter(video, max_frames=6, return_instances=True)
+    assert overlapping.decode(0).sum(0).max() > 1
+
+
 def test_the_content_of_a_file(segmenter, tmp_path):
     path = write_mp4(tmp_path / "clip.mp4")
     expected = segmenter(str(path))

