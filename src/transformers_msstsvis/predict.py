@@ -195,7 +195,10 @@ def _record(
         return None
     if reason := why_not_recorded(segmenter.model, options.get("tracker") or segmenter.video_processor.tracker):
         if resume:
-            raise ValueError(f"this run can't be resumed, for {reason}; run it again without")
+            kind, name, needed = reason
+            raise ValueError(
+                f"a run with the {kind} {name} can't be resumed, for that needs {needed}; run it again without"
+            )
         return None
     if resume:
         for path in outputs.paths:

@@ -47,7 +47,7 @@ def mask2former_config(**changes) -> Mask2FormerConfig:
     )
     values = {
         "backbone_config": backbone,
-        "feature_size": 32,
+        "feature_size": 64,
         "mask_feature_size": 32,
         "hidden_dim": 32,
         "encoder_feedforward_dim": 32,

@@ -8,7 +8,7 @@ the masks.
 from typing import Any
 
 import torch
-from transformers import VideomtConfig, VideomtForUniversalSegmentation
+from transformers import VideomtConfig, VideomtForUniversalSegmentation, VideomtVideoProcessor
 
 from ..models.vis.modeling_vis import (
     BACKBONE_FRAMES,
@@ -55,6 +55,10 @@ class VideomtVisVideoProcessor(VideomtPostProcessing, VisVideoProcessor):
         """Clips of `max_frames`, 36 by default, one after the other; their length changes no mask."""
         length = max_frames or MAX_FRAMES
         return ClipPlan(length, length)
+
+    def to_dict(self) -> dict[str, Any]:
+        """With the type that transformers knows, so that the processor loads there, too."""
+        return {**super().to_dict(), "video_processor_type": VideomtVideoProcessor.__name__}
 
 
 class VideomtForVideoInstanceSegmentation(Adapter, VideomtForUniversalSegmentation):

@@ -34,10 +34,13 @@ def carried_by(model: Any) -> dict[str, str]:
     return getattr(model, "carried", {})
 
 
-def why_not_recorded(model: Any, tracker: str) -> str | None:
-    """Why what was found in the clips is not enough to go on with a video; None if it is."""
+def why_not_recorded(model: Any, tracker: str) -> tuple[str, str, str] | None:
+    """
+    Of what needs more of the clips than what was found in them: whether it is the model or the tracker, its name, and
+    what it needs. None if there is no such.
+    """
     if tracker == "devis":
-        return "the tracker 'devis' needs the soft masks of all clips, which are too large to keep"
+        return "tracker", repr(tracker), "the soft masks of all clips, which are too large to keep"
     if carried_by(model):
-        return f"{model.config.model_type} carries its queries from clip to clip, which are not kept"
+        return "model", model.config.model_type, "the queries after every clip, which are not kept"
     return None

@@ -108,7 +108,8 @@ class StreamingPredictor:
             "labels": labels,
         }
         if record is not None and (reason := why_not_recorded(model, self._found["tracker"])):
-            raise ValueError(f"there is a record of the clips, and {reason}; run without")
+            kind, name, _ = reason
+            raise ValueError(f"{kind} is {name}, which needs more of a clip than a record keeps; use another one")
         self._begin()
         if latency is not None and self.latency > latency:
             raise ValueError(
