@@ -114,12 +114,14 @@ def test_processor_has_the_settings_of_the_checkpoint(checkpoint, tmp_path, kind
     settings["image_processor_type"] = kind
     if kind is None:
         del settings["image_processor_type"]
-    settings["size_divisor"] = 0  # as in some of those on the Hub
+    # As in some of those on the Hub.
+    settings |= {"size_divisor": 0, "ignore_index": 255, "reduce_labels": False, "num_labels": 40}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     (tmp_path / "config.json").write_text((checkpoint / "config.json").read_text())
     processor = AutoVideoProcessor.from_pretrained(tmp_path)
     assert type(processor) is Mask2FormerVideoProcessor
     assert (processor.size.shortest_edge, processor.size.longest_edge) == (32, 64)
+    assert processor(moving_square(2), return_tensors="pt")["pixel_values_videos"].shape == (1, 2, 3, 32, 42)
 
 
 def test_pipeline_takes_files_and_arrays(segmenter, tmp_path):

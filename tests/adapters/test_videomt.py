@@ -14,7 +14,9 @@ from transformers_msstsvis import (
     encode_mask,
     stream_video,
 )
+from transformers_msstsvis.tracking.clips import ClipJoiner
 from transformers_msstsvis.tracking.query_tracks import QueryClip, QueryTracks
+from transformers_msstsvis.tracking.track_selection import TrackSelection
 from transformers_msstsvis.training import load_for_training
 
 TASK = "video-instance-segmentation"
@@ -185,9 +187,9 @@ def clip(num_frames: int = 2, **logits_of_query: tuple[float, ...]) -> QueryClip
     """Queries 0 and 1, of which those with logits are found."""
     logits = torch.tensor([logits_of_query.get(f"query_{query}", NEVER) for query in range(2)])
     found = [query for query in range(2) if f"query_{query}" in logits_of_query]
-    mask = np.zeros((4, 6), dtype=bool)
-    mask[1:3, 1:3] = True
-    return QueryClip(found, [[encode_mask(mask)] * num_frames for _ in found], logits, num_frames, 1, (4, 6))
+    place = np.eye(2, 6, dtype=bool)  # of every query its own
+    masks = [[encode_mask(place[query : query + 1])] * num_frames for query in found]
+    return QueryClip(found, masks, logits, num_frames, 1, (1, 6))
 
 
 def test_an_object_that_comes_back_has_its_id():
@@ -199,6 +201,16 @@ def test_an_object_that_comes_back_has_its_id():
     assert [mask is None for mask in found.masks[0]] == [False, False, True, True, False, False]
     # The frames without it do not count.
     np.testing.assert_allclose(found.scores, torch.tensor(ALWAYS).softmax(-1)[0].item(), rtol=1e-6)
+
+
+def test_an_object_that_comes_back_in_a_stream_has_its_id():
+    joiner, selection = ClipJoiner("query", num_frames=2, stride=2), TrackSelection(threshold=0.3)
+    parts = (clip(query_1=ALWAYS), clip(), clip(), clip(query_0=ALWAYS), clip(query_1=ALWAYS))
+    seen = []
+    for start, part in enumerate(parts):
+        joiner.add(part, 2 * start)
+        seen.append(joiner.release(selection).track_ids.tolist())
+    assert seen == [[1], [], [], [2], [1]]
 
 
 def test_an_object_keeps_its_id_when_its_class_changes():

@@ -96,7 +96,7 @@ def test_trackers(checkpoint, annotations, whole, tmp_path):
         assert evaluate_model(annotations, checkpoint, tracker=tracker, **arguments)["AP"] >= 0
         found[tracker] = json.loads(output.read_text())
     assert found["iou"] != found["devis"]
-    with pytest.raises(ValueError, match="tracker is 'sort'; expected 'iou' or 'devis'"):
+    with pytest.raises(ValueError, match="tracker is 'sort'; expected 'iou', 'devis' or 'none'"):
         evaluate_model(annotations, checkpoint, tracker="sort", **arguments)
     with pytest.raises(
         ValueError, match=r"no video could be evaluated; the first one: .* stride is 1 with clips of 1"

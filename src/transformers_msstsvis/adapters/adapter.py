@@ -10,7 +10,7 @@ import torch
 from transformers import BaseVideoProcessor
 
 from ..models.auto import MODELS
-from ..models.vis.modeling_vis import CheckedLoading, check_video, frame_sizes_of
+from ..models.vis.modeling_vis import CheckedLoading, check_video, frame_sizes_of, take
 from ..models.vis.video_processing_vis import VisVideoProcessor
 
 
@@ -55,6 +55,11 @@ class AdapterPostProcessing:
     """What the outputs of adapters lack."""
 
     predicts_boxes = False
+
+
+def chosen_of(queries: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
+    """Those of `queries (B, Q, C)` that get masks, `(B, k, C)`; all where `chosen (B, k)` is None."""
+    return queries if chosen is None else take(queries, chosen)
 
 
 def log_odds(class_logits: torch.Tensor) -> torch.Tensor:

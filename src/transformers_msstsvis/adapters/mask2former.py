@@ -15,15 +15,9 @@ from torch.nn import functional as F
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 from transformers.utils import logging
 
-from ..models.vis.modeling_vis import (
-    BACKBONE_FRAMES,
-    VideoInstanceSegmentationOutput,
-    best_queries,
-    in_frame_chunks,
-    take,
-)
+from ..models.vis.modeling_vis import BACKBONE_FRAMES, VideoInstanceSegmentationOutput, best_queries, in_frame_chunks
 from ..models.vis.video_processing_vis import VisVideoProcessor
-from .adapter import Adapter, AdapterPostProcessing, log_odds
+from .adapter import Adapter, AdapterPostProcessing, chosen_of, log_odds
 
 logger = logging.get_logger(__name__)
 
@@ -145,15 +139,15 @@ class Mask2FormerForVideoInstanceSegmentation(Adapter, Mask2FormerForUniversalSe
             [`VideoInstanceSegmentationOutput`] without boxes.
         """
         frame_sizes = self.check_inputs(pixel_values_videos, pixel_mask, labels)
+        pixel_values_videos = pixel_values_videos.to(self.dtype)
         clips = [self._decode(*self._encode(clip)) for clip in _unpadded(pixel_values_videos, frame_sizes)]
         queries = torch.cat([queries for queries, _ in clips])  # (B, Q, C)
         logits = log_odds(self.class_predictor(queries))
         chosen = best_queries(logits, mask_top_k)
-        with_masks = queries if chosen is None else take(queries, chosen)
-        embeddings = self.model.transformer_module.decoder.mask_predictor.mask_embedder(with_masks)
+        embed = self.model.transformer_module.decoder.mask_predictor.mask_embedder
         masks = [
             torch.einsum("qc, cthw -> qthw", of_video, features)
-            for of_video, (_, features) in zip(embeddings, clips, strict=True)
+            for of_video, (_, features) in zip(embed(chosen_of(queries, chosen)), clips, strict=True)
         ]
         return VideoInstanceSegmentationOutput(
             logits=logits,

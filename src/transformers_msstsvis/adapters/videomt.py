@@ -10,15 +10,9 @@ from typing import Any
 import torch
 from transformers import VideomtConfig, VideomtForUniversalSegmentation, VideomtVideoProcessor
 
-from ..models.vis.modeling_vis import (
-    BACKBONE_FRAMES,
-    VideoInstanceSegmentationOutput,
-    best_queries,
-    in_frame_chunks,
-    take,
-)
+from ..models.vis.modeling_vis import BACKBONE_FRAMES, VideoInstanceSegmentationOutput, best_queries, in_frame_chunks
 from ..models.vis.video_processing_vis import MAX_FRAMES, ClipPlan, VisVideoProcessor
-from .adapter import Adapter, AdapterPostProcessing, log_odds
+from .adapter import Adapter, AdapterPostProcessing, chosen_of, log_odds
 
 
 class VideomtPostProcessing(AdapterPostProcessing):
@@ -89,8 +83,8 @@ class VideomtForVideoInstanceSegmentation(Adapter, VideomtForUniversalSegmentati
         pixel_values_videos: torch.Tensor,
         pixel_mask: torch.Tensor | None = None,
         labels: Any = None,
-        mask_top_k: int | None = None,
         query_states: torch.Tensor | None = None,
+        mask_top_k: int | None = None,
         **kwargs,
     ) -> VideoInstanceSegmentationOutput:
         """
@@ -98,8 +92,8 @@ class VideomtForVideoInstanceSegmentation(Adapter, VideomtForUniversalSegmentati
             pixel_values_videos: `(B, T, 3, H, W)` of the size that the configuration says.
             pixel_mask: `(B, T, H, W)`, 1 = real pixel; frames without any are padding in time.
             labels: refused.
-            mask_top_k: give masks of so many queries, those of the best classes; by default of all.
             query_states: `(B, Q, C)` the queries after the frame before; by default the video begins here.
+            mask_top_k: give masks of so many queries, those of the best classes; by default of all.
 
         Returns:
             [`VideoInstanceSegmentationOutput`] without boxes. `logits` are of the mean over the frames of
@@ -130,7 +124,7 @@ class VideomtForVideoInstanceSegmentation(Adapter, VideomtForUniversalSegmentati
         )
 
     def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Frames `(N, 3, H, W)` to their tokens before the queries join them."""
+        """Frames `(B T, 3, H, W)` to their tokens `(B T, N, C)` before the queries join them."""
         tokens = self.embeddings(pixel_values)
         for layer in self.layers[: -self.config.num_blocks]:
             tokens = layer(tokens)
@@ -154,8 +148,7 @@ class VideomtForVideoInstanceSegmentation(Adapter, VideomtForUniversalSegmentati
 
     def _masks(self, tokens: torch.Tensor, chosen: torch.Tensor | None) -> torch.Tensor:
         """Mask logits `(B, k, h, w)` of the chosen queries in one frame."""
-        queries = self._queries(tokens)
-        queries = queries if chosen is None else take(queries, chosen)
+        queries = chosen_of(self._queries(tokens), chosen)
         patches = tokens[:, self.config.num_queries + self.embeddings.num_prefix_tokens :]
         features = self.upscale_block(patches.transpose(1, 2).unflatten(2, self.grid_size))
         return torch.einsum("bqc, bchw -> bqhw", self.mask_head(queries), features)

@@ -3,6 +3,7 @@
 transformers-msstsvis evaluate --model DIR --dataset annotations.json --output results.json
 transformers-msstsvis evaluate --model DIR --dataset valid.json --submission results.zip       for a server
 transformers-msstsvis evaluate --results results.json --dataset annotations.json --plot pr.png
+transformers-msstsvis evaluate --model DIR --dataset annotations.json --tracking               HOTA and IDF1 too
 transformers-msstsvis evaluate --validate results.zip [--dataset valid.json]
 accelerate launch --num_processes 8 -m transformers_msstsvis evaluate --model DIR --dataset ... --output results.json
 
