@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "losses": set(),
     "models": {"layers", "losses", "results", "video"},
     "conversion": {"models"},
+    "adapters": {"models"},
     "tracking": {"results"},
     "data": {"video", "results"},
     "metrics": {"results", "data"},
@@ -37,10 +38,21 @@ MAY_IMPORT = {
     "predict": {"prediction", "attention_maps", "pipelines", "models", "tracking", "results", "video"},
     "bulk": {"predict", "prediction", "results"},
     "evaluation": {"pipelines", "predict", "metrics", "data", "tracking", "results", "video"},
-    "training": {"evaluation", "pipelines", "conversion", "metrics", "data", "models", "losses", "results", "video"},
+    "training": {
+        "adapters",
+        "evaluation",
+        "pipelines",
+        "conversion",
+        "metrics",
+        "data",
+        "models",
+        "losses",
+        "results",
+        "video",
+    },
     "hub": {"pipelines", "models"},
     "export": {"ops"},
-    "registration": {"hub", "models", "pipelines"},
+    "registration": {"adapters", "hub", "models", "pipelines"},
 }
 TOP = {"", "__main__", "commands", "benchmarks", "recipes"}  # these may import everything
 

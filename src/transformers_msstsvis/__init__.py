@@ -17,6 +17,8 @@ except PackageNotFoundError:  # a folder on the path, not installed
 
 # Module -> its public names. Those of the models come from the table of the models.
 _PUBLIC = {
+    "adapters.mask2former": ("Mask2FormerForVideoInstanceSegmentation", "Mask2FormerVideoProcessor"),
+    "adapters.videomt": ("VideomtForVideoInstanceSegmentation", "VideomtVisVideoProcessor"),
     "conversion": ("convert_checkpoint", "convert_state_dict"),
     "conversion.detectors": ("init_from_pretrained",),
     "data.clips": ("VideoClips",),

@@ -11,6 +11,7 @@ EXTRAS = {
     "datatrove": "bulk",
     "onnx": "export",
     "onnxscript": "export",
+    "trackeval": "tracking",
 }
 
 

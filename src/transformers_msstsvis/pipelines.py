@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import ChunkPipeline
 from transformers.pipelines.pt_utils import PipelineChunkIterator, PipelineIterator
@@ -19,6 +20,7 @@ from .models.auto import AutoModelForVideoInstanceSegmentation
 from .models.vis.video_processing_vis import ClipPlan, pad_videos
 from .results.overlap import without_overlap
 from .results.video_instances import VideoInstances
+from .tracking.clip_model import ClipModel, carried_by
 from .tracking.clips import CLIP_THRESHOLD, ClipJoiner, check_numbers, found_in_clips, split_clips
 from .tracking.options import check_options, clips_of, labels_of
 from .tracking.streaming import StreamingPredictor
@@ -69,7 +71,8 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             give everything that scores above 0.05, and `threshold` applies to the joined score: the mean over the
             clips, weighted by the frames of each. `"devis"`: masks, classes, scores and places in the shared frames,
             as published with DeVIS; clips give their `top_k` pairs, whatever they score, and `threshold` applies to
-            the mean score of the frames. `"none"`: clips are not joined, every one has tracks of its own.
+            the mean score of the frames. `"none"`: clips are not joined, every one has tracks of its own. A model that
+            carries its queries from clip to clip, as VidEoMT, has nothing else to join by: a query is a track.
         tracker_options (`dict`, *optional*):
             Options of [`TrackStitcher`] or [`MultiCueStitcher`], by default those that the processor has for its
             tracker.
@@ -109,6 +112,13 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
     _load_video_processor = True
     _load_feature_extractor = False
     _load_tokenizer = False
+
+    def __init__(self, model: PreTrainedModel, *args, **kwargs):
+        _check_class(model)
+        if hasattr(model, "own_processor") and kwargs.get("video_processor") is not None:
+            kwargs["video_processor"] = model.own_processor(kwargs["video_processor"])
+        self._run_clips = ClipModel(model)
+        super().__init__(model, *args, **kwargs)
 
     def __call__(self, inputs: Any, stream: bool = False, latency: int | None = None, **kwargs) -> Any:
         """
@@ -261,6 +271,8 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):
             inputs = _ByIndex(inputs)
         clips = PipelineChunkIterator(inputs, self.preprocess, preprocess_params)
+        if carried_by(self.model):
+            batch_size = 1
         # One worker at most: each would read all videos.
         loader = DataLoader(clips, num_workers=min(num_workers, 1), batch_size=batch_size, collate_fn=self._collate)
         videos = self._videos(loader, forward_params, postprocess_params)
@@ -311,7 +323,7 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             if not all(clip["is_last"] and clip["start"] == 0 for clip in readable):
                 threshold = min(threshold, CLIP_THRESHOLD)
             # k pairs of a query and a class have k different queries at most.
-            outputs = self.model(**inputs, mask_top_k=top_k)
+            outputs = self._run_clips(readable[0]["start"] == 0, **inputs, mask_top_k=top_k)
             results = found_in_clips(
                 outputs,
                 [clip["size"] for clip in readable],
@@ -385,6 +397,21 @@ def read_video(
     reader = video if isinstance(video, VideoReader | SelectedFrames) else VideoReader(video, public_urls=public_urls)
     chosen = (frames, frame_stride, fps, max_side)
     return reader if chosen == (None,) * 4 else SelectedFrames(reader, *chosen)
+
+
+def _check_class(model: PreTrainedModel) -> None:
+    """
+    Raises:
+        ValueError: for a model of another task, where there is one of this task with the same configuration. The
+            pipeline of transformers takes the former where the latter can't be loaded.
+    """
+    known = AutoModelForVideoInstanceSegmentation._model_mapping.get(type(model.config), None)
+    if known is not None and not isinstance(model, known):
+        raise ValueError(
+            f"the model is a {type(model).__name__}; expected a {known.__name__}: "
+            f"AutoModelForVideoInstanceSegmentation.from_pretrained({model.name_or_path!r}) gives it, or says what is "
+            "wrong with the checkpoint"
+        )
 
 
 def _name_of(video: Any) -> str:

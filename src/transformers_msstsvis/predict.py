@@ -25,6 +25,7 @@ from .prediction.videos import VIDEO_SUFFIXES, Video, list_videos, video_files, 
 from .results.attention_drawing import draw_attention
 from .results.drawing import contact_sheet, draw_video
 from .results.video_instances import VideoInstances
+from .tracking.clip_model import why_not_recorded
 from .tracking.clip_record import ClipRecord
 from .video.writer import MAX_FPS, VideoWriter, write_video
 
@@ -192,11 +193,11 @@ def _record(
     """Where what is found in the clips is kept until the outputs are complete."""
     if not outputs.paths:
         return None
-    if (options.get("tracker") or segmenter.video_processor.tracker) == "devis":
+    if reason := why_not_recorded(segmenter.model, options.get("tracker") or segmenter.video_processor.tracker):
         if resume:
+            kind, name, needed = reason
             raise ValueError(
-                "a run with the tracker 'devis' can't be resumed, for that needs the soft masks of all clips, which "
-                "are too large to keep; run it again without, or with the tracker 'iou'"
+                f"a run with the {kind} {name} can't be resumed, for that needs {needed}; run it again without"
             )
         return None
     if resume:

@@ -3,6 +3,7 @@
 transformers-msstsvis evaluate --model DIR --dataset annotations.json --output results.json
 transformers-msstsvis evaluate --model DIR --dataset valid.json --submission results.zip       for a server
 transformers-msstsvis evaluate --results results.json --dataset annotations.json --plot pr.png
+transformers-msstsvis evaluate --model DIR --dataset annotations.json --tracking               HOTA and IDF1 too
 transformers-msstsvis evaluate --validate results.zip [--dataset valid.json]
 accelerate launch --num_processes 8 -m transformers_msstsvis evaluate --model DIR --dataset ... --output results.json
 
@@ -31,6 +32,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--long_videos",
         help="the numbers of YouTube-VIS 2022: JSON list of ids of the long videos, or annotation file of just these",
     )
+    parser.add_argument("--tracking", action="store_true", help="HOTA, IDF1 and identity switches beside AP")
+    parser.add_argument("--tracking_threshold", type=float, default=0.3, help="score of their tracks (default 0.3)")
     parser.add_argument("--top_k", type=int, default=10, help="results per video, 10 as published")
     parser.add_argument("--max_frames", type=int, help="longest clip that the model sees at once (default 36)")
     add_tracker_flag(parser)

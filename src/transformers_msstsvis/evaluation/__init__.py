@@ -6,6 +6,7 @@ from .predictions import SkippedVideo, predict_dataset
 from .result_files import read_results, write_results
 from .samples import prediction_sheet
 from .tables import format_table, rich_tables
+from .tracking_numbers import tracking_numbers
 
 __all__ = [
     "SkippedVideo",
@@ -20,5 +21,6 @@ __all__ = [
     "read_ground_truth",
     "read_results",
     "rich_tables",
+    "tracking_numbers",
     "write_results",
 ]

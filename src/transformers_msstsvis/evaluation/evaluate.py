@@ -22,9 +22,11 @@ from ..pipelines import SAMPLE_MODEL, VideoInstanceSegmentationPipeline
 from ..predict import load_segmenter
 from ..results.video_instances import VideoInstances
 from ..tracking.clips import check_tracker
+from ..tracking.options import check_options
 from .ground_truth import category_ids, find_frames, read_ground_truth
 from .predictions import predict_dataset, predict_to_files
 from .result_files import ResultFiles, read_results, run_settings, write_results
+from .tracking_numbers import TRACK_SCORE, tracking_numbers
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -52,6 +54,8 @@ def evaluate_model(
     max_frames: int | None = None,
     tracker: str | None = None,
     device: str | None = None,
+    tracking: bool = False,
+    tracking_threshold: float = TRACK_SCORE,
 ) -> dict[str, Any] | None:
     """
     The official YouTube-VIS and OVIS numbers of a checkpoint, or of a file of results.
@@ -72,11 +76,13 @@ def evaluate_model(
         top_k: results per video, 10 as published.
         max_frames, tracker: longest clip that the model sees at once, and what joins clips, as of the pipeline.
         device: as in every pipeline; of several processes, each takes its own by default.
+        tracking: also HOTA, IDF1 and identity switches, see [`tracking_numbers`].
+        tracking_threshold: smallest score, 0..1, of the tracks that they are of.
 
     Returns:
-        The numbers, as of [`YtvisMeanAveragePrecision.compute`] or [`compute_short_long`], and `category_names` by
-        category id. Empty where the data set has no annotations, as splits for servers; None in all processes but the
-        first.
+        The numbers, as of [`YtvisMeanAveragePrecision.compute`] or [`compute_short_long`], `category_names` by
+        category id, and those of `tracking` under this name. Empty where the data set has no annotations, as splits
+        for servers; None in all processes but the first.
 
     Raises:
         FileNotFoundError: when a file, or the frames, are not there.
@@ -92,6 +98,9 @@ def evaluate_model(
     check_distinct(outputs, [file for path in inputs if path for file in files_of(path)])
     if plot:
         check_plot(plot)
+    if tracking:
+        require("trackeval")
+        check_options(threshold=tracking_threshold)
     # Labels of validation splits are not public; results for a server don't need them.
     score = not (output or submission)
     truth = read_ground_truth(
@@ -126,6 +135,8 @@ def evaluate_model(
         plot_precision_recall(metric.compute(return_arrays=True), plot)
     names = {category["id"]: str(category.get("name", "")) for category in truth["categories"]}
     numbers = compute_short_long(metric, long_videos) if long_videos else metric.compute()
+    if tracking:
+        numbers["tracking"] = tracking_numbers(truth, found, tracking_threshold)
     return {**numbers, "category_names": names}
 
 

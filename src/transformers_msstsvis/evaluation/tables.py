@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 NUMBERS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 OVERALL = ("AP", "AP50", "AP75", "AR1", "AR10")
 OF_A_CATEGORY = ("AP", "AP50", "AP75")
+OF_TRACKING = ("HOTA", "DetA", "AssA", "IDF1")
 
 
 def format_table(numbers: dict[str, Any], names: dict[Any, str]) -> str:
@@ -26,11 +27,15 @@ def format_table(numbers: dict[str, Any], names: dict[Any, str]) -> str:
     for category, values in per_category.items():
         columns = " ".join(f"{percent(values[key]):>6}" for key in OF_A_CATEGORY)
         lines.append(f"{names[category]:<{width}} {columns}")
+    if "tracking" in numbers:
+        rows = _tracking_rows(numbers["tracking"], names)
+        width = max(len(row[0]) for row in rows)
+        lines += ["", *(f"{row[0]:<{width}} " + " ".join(f"{value:>8}" for value in row[1:]) for row in rows)]
     return "\n".join(lines)
 
 
 def rich_tables(numbers: dict[str, Any], names: dict[Any, str]) -> list["Table"]:
-    """As [`format_table`], for the terminal: tables of `rich`, for precision, recall and categories."""
+    """As [`format_table`], for the terminal: tables of `rich`, for precision, recall, categories and tracking."""
     from rich.table import Table
 
     tables = []
@@ -47,7 +52,23 @@ def rich_tables(numbers: dict[str, Any], names: dict[Any, str]) -> list["Table"]
         for category, values in numbers["per_category"].items():
             table.add_row(names[category], *(percent(values[key]) for key in OVERALL))
         tables.append(table)
+    if "tracking" in numbers:
+        head, *rows = _tracking_rows(numbers["tracking"], names)
+        table = Table(*head)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(*row)
+        tables.append(table)
     return tables
+
+
+def _tracking_rows(tracking: dict[str, Any], names: dict[Any, str]) -> list[list[str]]:
+    """Head and rows: over all categories, and of each."""
+    rows = [(f"score >= {tracking['threshold']:g}", tracking)]
+    rows += [(names[category], numbers) for category, numbers in tracking["per_category"].items()]
+    values = [[name, *(percent(of[key]) for key in OF_TRACKING), str(of["id_switches"])] for name, of in rows]
+    return [["tracking", *OF_TRACKING, "switches"], *values]
 
 
 def _overall(numbers: dict[str, Any]) -> dict[str, float]:

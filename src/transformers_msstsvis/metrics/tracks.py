@@ -68,13 +68,13 @@ def measure_video(
     for annotation in annotations:
         name = f"annotation {annotation['id']!r} of video {video['id']!r}"
         for key in ("segmentations", "areas", "occlusion") if ovis else ("segmentations", "areas"):
-            _check_frames(annotation, key, video, name)
+            check_frames(annotation, key, video, name)
         _check_areas(annotation, video, name)
         by_category.setdefault(identifier(annotation["category_id"]), ([], []))[0].append((name, annotation))
     for position, prediction in predictions:
         name = f"prediction {position} (video {video['id']!r})"
-        _check_frames(prediction, "segmentations", video, name)
-        score = _score(prediction, name)
+        check_frames(prediction, "segmentations", video, name)
+        score = score_of(prediction, name)
         category_id = identifier(prediction["category_id"])
         by_category.setdefault(category_id, ([], []))[1].append((name, prediction, score))
 
@@ -210,7 +210,11 @@ def read_tracks(entries: Sequence[tuple[str, dict[str, Any]]], video: dict[str, 
     return Tracks(masks, areas.reshape(len(entries), num_frames))
 
 
-def _check_frames(entry: dict[str, Any], key: str, video: dict[str, Any], name: str) -> None:
+def check_frames(entry: dict[str, Any], key: str, video: dict[str, Any], name: str) -> None:
+    """
+    Raises:
+        ValueError: if what is under `key`, where it is there, is no list of an entry for each frame.
+    """
     values = entry.get(key)
     if values is None and key != "segmentations":
         return
@@ -229,7 +233,11 @@ def _check_areas(annotation: dict[str, Any], video: dict[str, Any], name: str) -
             raise ValueError(f"{name}, frame {frame}: {problem}")
 
 
-def _score(prediction: dict[str, Any], name: str) -> float:
+def score_of(prediction: dict[str, Any], name: str) -> float:
+    """
+    Raises:
+        ValueError: if it is no finite number.
+    """
     score = identifier(prediction["score"])
     problem = score_problem(score)
     if problem is not None:

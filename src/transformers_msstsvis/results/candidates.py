@@ -42,6 +42,17 @@ def check_count(name: str, count: Any, least: int = 1) -> None:
         raise ValueError(f"{name} is {count!r}; expected at least {least}, and a whole number")
 
 
+def check_boxes(boxes: Any, predicted: bool) -> None:
+    """
+    Raises:
+        ValueError: if there are no such boxes, of a model that predicts some or does not.
+    """
+    if boxes not in BOXES:
+        raise ValueError(f"boxes is {boxes!r}; expected one of {', '.join(map(repr, BOXES))}")
+    if boxes == "model" and not predicted:
+        raise ValueError("boxes is 'model', and the model predicts masks only; expected 'mask'")
+
+
 def best_pairs(
     scores: torch.Tensor,
     with_masks: torch.Tensor | None,

@@ -10,11 +10,14 @@ import torch
 from ..results.video_instances import VideoInstances
 from .clip_tracks import ClipTracks, clip_tracks
 from .multi_cue import MultiCueStitcher
+from .query_tracks import QueryClip, QueryTracks, query_clip
 from .series import ClipSeries
 from .stitching import TrackStitcher
 from .track_selection import TrackSelection
 
 TRACKERS = {"iou": TrackStitcher, "devis": MultiCueStitcher, "none": ClipSeries}
+# Of models that carry their queries through the video; nothing to choose.
+STITCHERS = {**TRACKERS, "query": QueryTracks}
 
 # Kept from every clip of a long video, so that a track survives the clips in which its object is hard to see.
 CLIP_THRESHOLD = 0.05
@@ -103,7 +106,7 @@ def found_in_clips(
     mask_threshold: float,
     boxes: str,
     labels: Collection[int] | None = None,
-) -> list[VideoInstances | ClipTracks]:
+) -> list[VideoInstances | ClipTracks | QueryClip]:
     """
     What a model found in clips, as the tracker takes it.
 
@@ -118,6 +121,11 @@ def found_in_clips(
     if tracker == "devis":
         return [
             clip_tracks(processor.unpadded(outputs, row), size, top_k, mask_threshold, boxes)
+            for row, size in enumerate(sizes)
+        ]
+    if tracker == "query":
+        return [
+            query_clip(outputs, row, size, processor, threshold, top_k, mask_threshold, boxes)
             for row, size in enumerate(sizes)
         ]
     found = processor.post_process_video_instance_segmentation(
@@ -146,7 +154,7 @@ class ClipJoiner:
 
     Args:
         tracker: `"iou"`, by the IoU of their masks, `"devis"`, by several cues, or `"none"`, not at all: every clip
-            has tracks of its own.
+            has tracks of its own; `"query"`, by the query that shows them.
         num_frames, stride, full: how the video is cut, as of [`ClipWindow`].
         **options: of [`TrackStitcher`] or [`MultiCueStitcher`].
 
@@ -155,7 +163,7 @@ class ClipJoiner:
     """
 
     def __init__(self, tracker: str, num_frames: int, stride: int, full: bool = False, **options):
-        stitcher = TRACKERS[check_tracker(tracker)]
+        stitcher = STITCHERS[check_tracker(tracker, STITCHERS)]
         plan = {"num_frames": num_frames, "stride": stride}
         known = inspect.signature(stitcher).parameters
         unknown = [name for name in options if name not in known or name in plan]
@@ -169,11 +177,11 @@ class ClipJoiner:
         self._only: VideoInstances | None = None
         self._num_clips = self._last_start = 0
 
-    def add(self, clip: VideoInstances | ClipTracks, start: int) -> None:
+    def add(self, clip: VideoInstances | ClipTracks | QueryClip, start: int) -> None:
         """Add the next clip, of what the tracker takes, whose first frame is `start`."""
         self._num_clips += 1
         self._last_start = start
-        self._only = clip if self._num_clips == 1 and not isinstance(clip, ClipTracks) else None
+        self._only = clip if self._num_clips == 1 and isinstance(clip, VideoInstances) else None
         self._stitcher.add(clip, start)
 
     def release(self, selection: TrackSelection, finished: bool = False) -> VideoInstances:
@@ -198,12 +206,12 @@ class ClipJoiner:
         return TrackSelection(threshold, duplicate_iou, labels)(tracks)
 
 
-def check_tracker(tracker: str) -> str:
+def check_tracker(tracker: str, known: Collection[str] = TRACKERS) -> str:
     """
     Raises:
         ValueError: if there is no such tracker.
     """
-    if tracker not in TRACKERS:
+    if tracker not in known:
         *others, last = map(repr, TRACKERS)
         raise ValueError(f"tracker is {tracker!r}; expected {', '.join(others)} or {last}")
     return tracker

@@ -72,6 +72,14 @@ def clips_of(
     if not isinstance(tracker_options, dict | None):
         raise ValueError(f"tracker_options is {tracker_options!r}; expected a dict of options of the tracker")
     tracker = tracker or processor.tracker
+    if (tracker == "query") != (processor.tracker == "query") and tracker != "none":
+        raise ValueError(
+            f"tracker is {tracker!r}; expected {processor.tracker!r} of a {config.model_type}, or 'none': leave it out"
+        )
+    if tracker == "devis" and not getattr(processor, "predicts_boxes", True):
+        raise ValueError(
+            f"tracker is 'devis', which compares predicted boxes, and {config.model_type} has none; expected 'iou'"
+        )
     plan = processor.clip_plan(config, max_frames)
     if tracker == "none" and not plan.full:
         plan = plan._replace(stride=plan.num_frames)  # nothing is to be compared

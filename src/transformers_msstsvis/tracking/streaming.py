@@ -11,10 +11,12 @@ from transformers.utils import ModelOutput
 from ..results.candidates import check_count
 from ..results.overlap import without_overlap
 from ..results.video_instances import VideoInstances
+from .clip_model import ClipModel, why_not_recorded
 from .clip_record import ClipRecord
 from .clip_tracks import ClipTracks
 from .clips import CLIP_THRESHOLD, Clip, ClipWindow, check_numbers, found_in_clips
 from .options import check_options, clips_of, labels_of
+from .query_tracks import QueryClip
 from .track_selection import TrackSelection
 
 
@@ -40,7 +42,7 @@ class StreamingPredictor:
         fps (`float`, *optional*): frames per second, for the results; taken from the source where it has one.
         record ([`ClipRecord`], *optional*):
             Where to keep what is found in the clips, and to find it: these are not run again. Not with the tracker
-            `"devis"`, which needs more of a clip than is kept.
+            `"devis"`, nor of a model that carries its queries on, which need more of a clip than is kept.
         threshold, top_k, mask_threshold, max_frames, tracker, tracker_options, classes, duplicate_iou, boxes, overlap:
             As of [`VideoInstanceSegmentationPipeline`].
 
@@ -105,8 +107,9 @@ class StreamingPredictor:
             "boxes": boxes,
             "labels": labels,
         }
-        if record is not None and self._found["tracker"] == "devis":
-            raise ValueError("tracker is 'devis', which needs more of a clip than a record keeps; use another one")
+        if record is not None and (reason := why_not_recorded(model, self._found["tracker"])):
+            kind, name, _ = reason
+            raise ValueError(f"{kind} is {name}, which needs more of a clip than a record keeps; use another one")
         self._begin()
         if latency is not None and self.latency > latency:
             raise ValueError(
@@ -117,6 +120,7 @@ class StreamingPredictor:
     def _begin(self) -> None:
         plan, self._joiner = clips_of(self.processor, self.model.config, **self._plan)
         self._window = ClipWindow(*plan)
+        self._run_clip = ClipModel(self.model)
         self._selection = TrackSelection(**self._selected)
         self._size: tuple[int, int] | None = None
 
@@ -191,7 +195,7 @@ class StreamingPredictor:
         tracks = self._joiner.release(self._selection, finished)
         return tracks if self.overlap == "any" else without_overlap(tracks)
 
-    def _found_or_recorded(self, clip: Clip) -> VideoInstances | ClipTracks:
+    def _found_or_recorded(self, clip: Clip) -> VideoInstances | ClipTracks | QueryClip:
         if self.record is None:
             return self.found_in(clip)
         found = self.record.next()
@@ -203,26 +207,26 @@ class StreamingPredictor:
         return found
 
     @torch.inference_mode()
-    def found_in(self, clip: Clip) -> VideoInstances | ClipTracks:
+    def found_in(self, clip: Clip) -> VideoInstances | ClipTracks | QueryClip:
         """
         What the model finds in one clip.
 
         Raises:
             ValueError: if its scores are no numbers.
         """
-        return self._post_process(self._run_model(self._preprocess(clip)))
+        return self._post_process(self._run_model(self._preprocess(clip), clip.start == 0))
 
     def _preprocess(self, clip: Clip) -> BatchFeature:
         frames = np.stack(clip.frames)
         inputs = self.processor(frames, input_data_format="channels_last", return_tensors="pt")
         return inputs.to(self.model.device)
 
-    def _run_model(self, inputs: BatchFeature) -> ModelOutput:
-        outputs = self.model(**inputs, mask_top_k=self._found["top_k"])
+    def _run_model(self, inputs: BatchFeature, is_first: bool) -> ModelOutput:
+        outputs = self._run_clip(is_first, **inputs, mask_top_k=self._found["top_k"])
         check_numbers(outputs.logits[0], "the video", self.model.dtype)
         return outputs
 
-    def _post_process(self, outputs: ModelOutput) -> VideoInstances | ClipTracks:
+    def _post_process(self, outputs: ModelOutput) -> VideoInstances | ClipTracks | QueryClip:
         [found] = found_in_clips(outputs, [self._size], self.processor, **self._found)
         found.fps, found.id2label = self.fps, dict(self.model.config.id2label)
         return found

@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto import CONFIG_MAPPING
 
+from ..adapters import ADAPTERS
 from ..checkpoint_files import check_checkpoint
 from ..models.auto import DEFAULT_MODEL, MODELS, AutoModelForVideoInstanceSegmentation
 
@@ -27,6 +28,11 @@ def load_for_training(checkpoint: str | Path, **settings) -> PreTrainedModel:
     """
     check_checkpoint(checkpoint)
     config = AutoConfig.from_pretrained(checkpoint)
+    if config.model_type in {adapter.config_class.model_type for adapter in ADAPTERS}:
+        raise ValueError(
+            f"{checkpoint} is a {config.model_type}, which can be used, but not trained; expected a checkpoint of one "
+            f"of {', '.join(MODELS)}"
+        )
     model_type = settings.pop("model_type", config.model_type)
     if model_type not in CONFIG_MAPPING:
         raise ValueError(f"model_type is {model_type!r}; expected one such as {' or '.join(MODELS)}")

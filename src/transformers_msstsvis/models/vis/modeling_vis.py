@@ -77,20 +77,8 @@ class VideoInstanceSegmentationOutput(ModelOutput):
         return cls(**layers[-1], **kept, **fields, auxiliary_outputs=layers[:-1])
 
 
-class VisPreTrainedModel(PreTrainedModel):
-    """
-    Base of all models. A subclass keeps its backbone, a [`VisBackbone`] or a module with `load_pretrained`, under the
-    name `backbone`, initialises its modules in `_init_weights`, and names its layers in `_no_split_modules`.
-    """
-
-    config: VisConfig
-    base_model_prefix = "model"
-    main_input_name = "pixel_values_videos"
-    input_modalities = ("video",)
-    supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
-    _supports_sdpa = True
-    _supports_attention_backend = True
+class CheckedLoading:
+    """Mixin for models whose checkpoints are looked at before and after loading."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -114,6 +102,22 @@ class VisPreTrainedModel(PreTrainedModel):
             if pretrained_model_name_or_path is not None:  # nor its weights are those of a checkpoint
                 check_loaded(model, info, str(pretrained_model_name_or_path), fits)
         return (model, info) if wants_info else model
+
+
+class VisPreTrainedModel(CheckedLoading, PreTrainedModel):
+    """
+    Base of all models. A subclass keeps its backbone, a [`VisBackbone`] or a module with `load_pretrained`, under the
+    name `backbone`, initialises its modules in `_init_weights`, and names its layers in `_no_split_modules`.
+    """
+
+    config: VisConfig
+    base_model_prefix = "model"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_attention_backend = True
 
     def get_input_embeddings(self) -> None:
         """None: frames are no tokens. Sharding by accelerate asks for it."""
@@ -291,4 +295,4 @@ def frame_sizes_of(pixel_mask: torch.Tensor) -> torch.Tensor:
     return torch.stack((pixel_mask.any(3).sum(2), pixel_mask.any(2).sum(2)), dim=-1)
 
 
-__all__ = ["VideoInstanceSegmentationOutput", "VisPreTrainedModel"]
+__all__ = ["CheckedLoading", "VideoInstanceSegmentationOutput", "VisPreTrainedModel"]

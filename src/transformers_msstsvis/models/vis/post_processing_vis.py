@@ -12,7 +12,7 @@ import torch
 from transformers.image_transforms import center_to_corners_format
 from transformers.utils import ModelOutput
 
-from ...results.candidates import BOXES, Candidates, best_pairs, check_count
+from ...results.candidates import Candidates, best_pairs, check_boxes, check_count
 from ...results.mask_resizing import resized_mask
 from ...results.rle import RLE
 from ...results.video_instances import VideoInstances
@@ -25,9 +25,11 @@ class VisPostProcessing:
 
     Attributes:
         min_frame_score: below it an object is absent from a frame, for models that score every frame.
+        predicts_boxes: whether the model predicts boxes beside the masks.
     """
 
     min_frame_score: float | None = None
+    predicts_boxes: bool = True
 
     def post_process_video_instance_segmentation(
         self,
@@ -140,7 +142,8 @@ class VisPostProcessing:
         rows, columns = (self.mask_size(side) for side in outputs.frame_sizes[video].amax(0).tolist())
         names = ("logits", "frame_logits", "pred_boxes", "pred_masks", "mask_query_indices", "mask_label_indices")
         one = {name: outputs[name][video, None] for name in names if outputs.get(name) is not None}
-        one["pred_boxes"] = one["pred_boxes"][:, :, real]
+        if "pred_boxes" in one:
+            one["pred_boxes"] = one["pred_boxes"][:, :, real]
         one["pred_masks"] = one["pred_masks"][:, :, real, :rows, :columns]
         if "frame_logits" in one:
             one["frame_logits"] = one["frame_logits"][:, real]
@@ -158,7 +161,7 @@ def with_frame_scores(found: Candidates, outputs: ModelOutput, video: int) -> Ca
 
 
 def _check_arguments(outputs, target_sizes, threshold, top_k, mask_threshold, boxes) -> None:
-    if not isinstance(outputs, ModelOutput) or "pred_boxes" not in outputs:
+    if not isinstance(outputs, ModelOutput) or "frame_sizes" not in outputs:
         raise TypeError(
             f"outputs are of type {type(outputs).__name__}; expected what the model returns for a batch of videos"
         )
@@ -171,10 +174,9 @@ def _check_arguments(outputs, target_sizes, threshold, top_k, mask_threshold, bo
     check_count("top_k", top_k)
     if not isinstance(threshold, Real):
         raise ValueError(f"threshold is {threshold!r}; expected a number")
-    if boxes not in BOXES:
-        raise ValueError(f"boxes is {boxes!r}; expected one of {', '.join(map(repr, BOXES))}")
-    if target_sizes is not None and len(target_sizes) != len(outputs.pred_boxes):
+    check_boxes(boxes, outputs.pred_boxes is not None)
+    if target_sizes is not None and len(target_sizes) != len(outputs.frame_sizes):
         raise ValueError(
-            f"{len(target_sizes)} target_sizes were given for {len(outputs.pred_boxes)} videos; expected one "
+            f"{len(target_sizes)} target_sizes were given for {len(outputs.frame_sizes)} videos; expected one "
             "(height, width) for each"
         )
