@@ -84,8 +84,11 @@ def test_nothing_that_is_finished_is_lost(folder, tmp_path, stop, after):
 
     assert started(folder, tmp_path, "--resume").wait() == 0
     assert sorted(os.listdir(tmp_path)) == ["a.json", "a.jsonl", "a.mp4"]
-    for name in ("a.json", "a.jsonl", "a.mp4"):
+    for name in ("a.json", "a.jsonl"):
         assert (tmp_path / name).read_bytes() == (folder / "whole" / name).read_bytes()
+    again = np.stack(list(VideoReader(tmp_path / "a.mp4")))
+    assert len(again) == FRAMES
+    assert np.abs(again.astype(int) - np.stack(drawn)).mean() < 1
 
 
 @pytest.mark.slow
