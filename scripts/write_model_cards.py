@@ -115,8 +115,9 @@ transformers-msstsvis predict clip.mp4 --model {system}-{size}
 
 ## Limits
 
-It knows the classes of its training only, and videos of some seconds as its data sets have them. Trained on other videos,
-it is a new model with numbers of its own. What the original code does and a reader would not expect: [its README](../src/transformers_msstsvis/models/{system}/README.md).
+It knows the classes of its training only, and videos of some seconds, as its data sets have them. Trained on others it
+is a new model with numbers of its own. What the original code does and a reader would not expect:
+[its README](../src/transformers_msstsvis/models/{system}/README.md).
 """
 
 
@@ -148,8 +149,8 @@ def index(cards: list[tuple[str, str, dict[str, Any]]]) -> str:
     others = "\n".join(f"- [{name}]({name}): {what}" for name, what in OTHERS.items())
     return f"""# Model cards
 
-A card for each model and size, written by `scripts/write_model_cards.py` from [models.yaml](models.yaml). Mask AP is as
-published, and not reproduced here.
+A card for each model and size, written by `scripts/write_model_cards.py` from [models.yaml](models.yaml). Mask AP is
+as published, and not reproduced here.
 
 | model | mask AP, published | weights | licence of the code |
 |---|---|---|---|
