@@ -47,6 +47,20 @@ def test_finetune_own_data(executed):
     assert re.search(r"^1 (round|angular) 0\.\d\d$", printed(prediction), re.M)
 
 
+def test_quickstart(executed):
+    found, look, choice, arrays, exports, stream, training, trained = executed("quickstart.ipynb")
+    assert re.search(r"^1 star 0\.8\d in 30 of 30 frames$", printed(found), re.M)
+    assert len(pictures(look)) == 1
+    assert "3 tracks, 2 of them score 0.6 or more" in printed(choice)
+    assert "['star']" in printed(choice)
+    assert "(3, 256, 256)" in printed(arrays)
+    assert "cvat   annotations.xml" in printed(exports)
+    assert "frame,time,track_id,label" in printed(exports)
+    assert "to 29 tracks" in printed(stream)
+    assert "training msstsvis, 3.3 M parameters" in printed(training)
+    assert "VideoInstances(" in printed(trained)
+
+
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
 def test_no_outputs_are_kept(path):
     assert path.stat().st_size < 100_000

@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "export": {"ops"},
     "registration": {"adapters", "hub", "models", "pipelines"},
 }
-TOP = {"", "__main__", "commands", "benchmarks", "recipes"}  # these may import everything
+TOP = {"", "__main__", "commands", "demo", "benchmarks", "recipes"}  # these may import everything
 
 
 def modules() -> dict[str, Path]:

@@ -11,6 +11,7 @@ from .command_line import Parser
 
 COMMANDS = {
     "predict": "find, segment and track the objects of a video, and draw them on it",
+    "demo": "open a page to try models on videos in the browser",
     "train": "train a model on annotated videos and images",
     "evaluate": "official YouTube-VIS and OVIS numbers of a checkpoint or of a results file",
     "convert": "convert a published checkpoint",
