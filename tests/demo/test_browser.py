@@ -4,6 +4,7 @@ The page in a real browser, as a visitor uses it. `MSSTSVIS_BROWSER=required` do
 """
 
 import csv
+import inspect
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from transformers_msstsvis.predict import SAMPLE_VIDEO
+from transformers_msstsvis.video.reader import VideoReader
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # seconds, on a busy machine
@@ -31,11 +33,12 @@ if os.environ.get("MSSTSVIS_BROWSER") != "required":
     pytest.importorskip("selenium", reason="it drives the browser")
     pytest.importorskip("gradio", reason="it is the page")
 
+import gradio_client  # noqa: E402
 from selenium import webdriver  # noqa: E402
+from selenium.common.exceptions import WebDriverException  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,17 @@ class Visit:
         return self.browser.find_elements(By.CSS_SELECTOR, selector)
 
     def wait(self, condition):
-        return WebDriverWait(self.browser, PATIENCE, 0.1, ignored_exceptions=(Exception,)).until(lambda _: condition())
+        """What the condition gives, once that is something; errors while the page changes are passed over."""
+        error = None
+        for _ in range(10 * PATIENCE):
+            try:
+                if result := condition():
+                    return result
+            except WebDriverException as new:
+                error = new
+            time.sleep(0.1)
+        seen = self.find("body")[0].text
+        pytest.fail(f"not in {PATIENCE} seconds: {inspect.getsource(condition).strip()} ({error})\n\n{seen}")
 
     def script(self, code: str, *arguments):
         return self.browser.execute_script(code, *arguments)
@@ -163,11 +176,23 @@ def test_a_visit(address, browser, tmp_path):
     before = visit.video()
     number = visit.find("#threshold input[type=number]")[0]
     number.send_keys(Keys.CONTROL, "a")
-    number.send_keys("0.6", Keys.TAB)
+    for key in ("0", ".", "6", Keys.TAB):
+        number.send_keys(key)
+        time.sleep(0.2)  # as one types
     visit.wait(lambda: len(visit.rows()) == 2)
     visit.wait(lambda: visit.video() != before)
     assert [row[0] for row in visit.rows()] == ["1", "2"]
     visit.wait(lambda: "2 tracks" in visit.find("#text")[0].text)
+
+
+def test_a_program_instead_of_a_visitor(address, tmp_path):
+    """As docs/demo.md says."""
+    client = gradio_client.Client(address, download_files=str(tmp_path), verbose=False)
+    video = gradio_client.handle_file(str(SAMPLE_VIDEO))
+    result, tracks, files, text = client.predict(video=video, threshold=0.6, api_name="/segment")
+    assert text == "2 tracks in 30 frames (3.0 seconds)."
+    assert [row[2] for row in tracks["data"]] == ["star", "rectangle"]
+    assert (len(list(VideoReader(result))), len(files)) == (30, 3)
 
 
 def test_a_file_that_is_no_video_explains_itself(address, browser, tmp_path):

@@ -1,5 +1,6 @@
 """The page of the demo, without a browser; the command that opens it; and the Space that shows it."""
 
+import pickle
 import re
 from pathlib import Path
 
@@ -38,8 +39,27 @@ def test_segment(functions):
     assert Path(again).exists()
 
 
+def test_folders_of_the_machine_are_not_shown(tmp_path):
+    for folder in ("a/best", "b/best", "c/last"):
+        (tmp_path / folder).mkdir(parents=True)
+    folders = [str(tmp_path / "a/best"), str(tmp_path / "b/best"), str(tmp_path / "c/last"), "owner/name"]
+    assert page._named(folders) == dict(zip(["best", "b/best", "last", "owner/name"], folders, strict=True))
+    assert str(SAMPLE_MODEL.parent) not in str(build_page().get_config_file()["components"][:]).replace(
+        "sample.mp4", ""
+    )
+
+
 def test_nothing_to_show_yet(functions):
     assert functions["show_again"](None, 0.5, [], [], progress=silent) == gr.skip()
+
+
+def test_a_threshold_can_be_typed():
+    """Its first digits are in the range, too, and an empty field changes nothing."""
+    page = build_page()
+    [slider] = [block for block in page.blocks.values() if isinstance(block, gr.Slider)]
+    assert [slider.preprocess(value) for value in (0, 0.6, 1)] == [0, 0.6, 1]
+    functions = {block.fn.__name__: block.fn for block in page.fns.values() if block.fn}
+    assert functions["show_again"]("anything", None, [], [], progress=silent) == gr.skip()
 
 
 @pytest.mark.parametrize(
@@ -70,12 +90,19 @@ def test_the_model_runs_where_it_is_told_to():
     ran = []
 
     def on_gpu(function):
-        return lambda *args: ran.append(function.__name__) or function(*args)
+        """As on ZeroGPU, in another process."""
+
+        def elsewhere(*args):
+            ran.append(function.__name__)
+            return pickle.loads(pickle.dumps(function(*pickle.loads(pickle.dumps(args)))))
+
+        return elsewhere
 
     functions = {block.fn.__name__: block.fn for block in build_page(on_gpu=on_gpu).fns.values() if block.fn}
     found, *_ = functions["segment"](str(SAMPLE_VIDEO), progress=silent)
     functions["show_again"](found, 0.6, [], [], progress=silent)
     assert ran == ["find"]
+    pickle.dumps(gr.Progress())
 
 
 def test_the_command(monkeypatch, capsys):

@@ -106,7 +106,7 @@ def find_tracks(
     if next(frames, None) is not None:
         notes.append(
             f"Only the first {instances.num_frames / fps:.0f} seconds were segmented; for others trim the video (the "
-            "scissors below it)."
+            "scissors at its top)."
         )
     if clip.fps is not None and clip.step > 1:
         notes.append(f"Every second has {fps:.0f} frames, less than the video has.")

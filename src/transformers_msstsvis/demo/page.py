@@ -14,7 +14,7 @@ from ..commands.command_line import reason
 from ..extras import require
 from ..pipelines import SAMPLE_MODEL, VideoInstanceSegmentationPipeline
 from ..predict import SAMPLE_VIDEO, load_segmenter
-from .clips import COLUMNS, LOWEST_THRESHOLD, MAX_SECONDS, Found, find_tracks, show_tracks
+from .clips import COLUMNS, MAX_SECONDS, Found, find_tracks, show_tracks
 
 require("gradio")
 
@@ -58,13 +58,14 @@ def build_page(
         ModuleNotFoundError: without gradio.
         FileNotFoundError, OSError, ValueError: if the first model can't be loaded.
     """
-    models = [str(model) for model in models]
-    first = _load(models[0])
+    place_of = _named(models)
+    names = list(place_of)
+    first = _load(place_of[names[0]])
 
     def load(model: str) -> VideoInstanceSegmentationPipeline:
-        if model not in models and (not HUB_NAME.fullmatch(model) or Path(model).exists()):
+        if model not in place_of and (not HUB_NAME.fullmatch(model) or Path(model).exists()):
             raise ValueError(f"there is no model {model!r} here; expected one of the list or a Hub name, owner/name")
-        return _load(model)
+        return _load(place_of.get(model, model))
 
     @on_gpu
     def find(video: str, model: str, tracker: str, progress: gr.Progress) -> Found:
@@ -73,7 +74,7 @@ def build_page(
     @_in_one_line
     def segment(
         video: str | None,
-        model: str = models[0],
+        model: str = names[0],
         tracker: str = "",
         threshold: float = 0.3,
         classes: Sequence[str] = (),
@@ -90,13 +91,13 @@ def build_page(
     @_in_one_line
     def show_again(
         found: Found | None,
-        threshold: float,
+        threshold: float | None,
         classes: Sequence[str],
         parts: Sequence[str],
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Any:
         """Draw and write once more what was found, with another choice."""
-        return gr.skip() if found is None else show(found, threshold, classes, parts, progress)
+        return gr.skip() if found is None or threshold is None else show(found, threshold, classes, parts, progress)
 
     def show(found: Found, threshold: float, classes: Sequence[str], parts: Sequence[str], progress: Any) -> tuple:
         known = (found.instances.id2label or {}).values()
@@ -119,8 +120,8 @@ def build_page(
                 )
                 gr.Examples([[str(SAMPLE_VIDEO)]], [video], label="Sample")
                 model = gr.Dropdown(
-                    [(Path(name).name if Path(name).is_dir() else name, name) for name in models],
-                    value=models[0],
+                    names,
+                    value=names[0],
                     allow_custom_value=True,
                     label="Model",
                     info="of the list, or any of the Hub for this task, as owner/name",
@@ -131,9 +132,15 @@ def build_page(
                 result = gr.Video(
                     label="Result", interactive=False, autoplay=True, loop=True, height=HEIGHT, elem_id="result"
                 )
-                text = gr.Markdown(elem_id="text")
+                text = gr.Markdown(label="text", elem_id="text")
                 threshold = gr.Slider(
-                    LOWEST_THRESHOLD, 1, 0.3, step=0.01, label="Smallest score of a track", elem_id="threshold"
+                    # Less than is kept, but who types 0.6 begins with 0.
+                    0,
+                    1,
+                    0.3,
+                    step=0.01,
+                    label="Smallest score of a track",
+                    elem_id="threshold",
                 )
                 classes = gr.Dropdown(
                     _class_names(first), value=[], multiselect=True, label="Classes", info="none chosen: all"
@@ -172,6 +179,17 @@ def launch_page(page: gr.Blocks, **options) -> None:
         **options: of `launch` of gradio, such as `server_name`, `server_port`, `share`, `inbrowser`.
     """
     page.launch(css=CSS, max_file_size=LARGEST_UPLOAD, ssr_mode=False, **options)
+
+
+def _named(models: Sequence[str | PathLike]) -> dict[str, str]:
+    """Folders and Hub names by what visitors see: of a folder its name, with as much before it as tells it apart."""
+    place_of: dict[str, str] = {}
+    for model in map(str, models):
+        path = Path(model).expanduser()
+        parts = path.resolve().parts if path.is_dir() else (model,)
+        names = ("/".join(parts[-length:]) for length in range(1, len(parts) + 1))
+        place_of[next(name for name in names if place_of.get(name, model) == model)] = model
+    return place_of
 
 
 @lru_cache(maxsize=2)
