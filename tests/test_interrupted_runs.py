@@ -1,5 +1,6 @@
 """Runs of predict that are stopped: what they leave, and how they go on."""
 
+import errno
 import json
 import os
 import random
@@ -17,6 +18,8 @@ from tests.tiny import tiny_model, write_mp4
 from transformers_msstsvis import VideoInstances, VideoReader
 from transformers_msstsvis.commands import predict as script
 from transformers_msstsvis.results.json_lines import read_json_lines
+from transformers_msstsvis.results.sinks.tables import CsvSink
+from transformers_msstsvis.tracking.clip_record import ClipRecord
 
 FRAMES = 60
 
@@ -109,10 +112,16 @@ def test_ten_moments(folder, tmp_path):
     assert (tmp_path / "a.jsonl").read_bytes() == (folder / "whole" / "a.jsonl").read_bytes()
 
 
-def test_a_run_that_cannot_go_on_says_why(folder, tmp_path, capsys):
+def test_a_run_that_cannot_go_on_says_why_and_costs_nothing(folder, tmp_path, capsys):
     given = [str(folder / "clip.mp4"), *arguments(folder, tmp_path), "--resume"]
-    (tmp_path / "a.resume.jsonl").write_text('{"video": "x", "model": "y", "options": {}}\n')
+    record = '{"video": "x", "model": "y", "options": {}}\n'
+    (tmp_path / "a.resume.jsonl").write_text(record)
+    (tmp_path / "a.partial.jsonl").write_text("finished")
+    assert script.main([*given[:-1], "--threshold", "7"]) == 1
+    assert "threshold is 7.0; expected a score" in capsys.readouterr().err
     assert script.main(given) == 1
+    assert (tmp_path / "a.partial.jsonl").read_text() == "finished"
+    assert (tmp_path / "a.resume.jsonl").read_text() == record
     assert "can't go on with other settings: video was 'x' and is 'clip (" in capsys.readouterr().err
     assert script.main([*given, "--tracker", "devis"]) == 1
     assert "with the tracker 'devis' can't be resumed, for that needs the soft masks" in capsys.readouterr().err
@@ -128,3 +137,49 @@ def test_what_the_outputs_hold(folder):
     official = VideoInstances.load_json(folder / "whole" / "a.json")
     assert joined.to_list() == official.to_list()
     assert joined.num_frames == FRAMES
+
+
+def test_an_interrupt_between_two_outputs(folder, tmp_path, monkeypatch, capsys):
+    """Whatever of a stretch was written, all files are closed, and the message is the usual one."""
+    append, calls = CsvSink.append, []
+
+    def stopped(self, tracks):
+        calls.append(0)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        append(self, tracks)
+
+    monkeypatch.setattr(CsvSink, "append", stopped)
+    given = [str(folder / "clip.mp4"), *arguments(folder, tmp_path), "--export", "csv", f"{tmp_path}/a.csv"]
+    assert script.main(given) == 130
+    assert "stopped after 10 frames, which are in " in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == ["a.csv", "a.json", "a.jsonl", "a.mp4", "a.resume.jsonl"]
+    monkeypatch.undo()
+    assert script.main([*given, "--resume"]) == 0
+    assert (tmp_path / "a.jsonl").read_bytes() == (folder / "whole" / "a.jsonl").read_bytes()
+
+
+def test_a_record_without_place_costs_no_result(folder, tmp_path, monkeypatch, caplog):
+    def full(self, document):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write, calls = ClipRecord._write, []
+    monkeypatch.setattr(
+        ClipRecord,
+        "_write",
+        lambda self, document: (full if len(calls) > 2 else write)(self, calls.append(0) or document),
+    )
+    assert script.main([str(folder / "clip.mp4"), *arguments(folder, tmp_path)]) == 0
+    assert sorted(os.listdir(tmp_path)) == ["a.json", "a.jsonl", "a.mp4"]
+    assert (tmp_path / "a.jsonl").read_bytes() == (folder / "whole" / "a.jsonl").read_bytes()
+
+
+def test_a_format_that_does_not_fit_costs_no_other(folder, tmp_path, monkeypatch, capsys):
+    def refuse(self, tracks):
+        raise ValueError("300 tracks do not fit")
+
+    monkeypatch.setattr(CsvSink, "append", refuse)
+    given = [str(folder / "clip.mp4"), *arguments(folder, tmp_path), "--export", "csv", f"{tmp_path}/a.csv"]
+    assert script.main(given) == 1
+    assert "300 tracks do not fit" in capsys.readouterr().err
+    assert (tmp_path / "a.jsonl").read_bytes() == (folder / "whole" / "a.jsonl").read_bytes()

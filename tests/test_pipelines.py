@@ -299,8 +299,11 @@ def test_streams_of_several_videos(segmenter, tmp_path, warnings):
     assert "nowhere.mp4 ends here: " in warnings[-1]
     with pytest.raises(FileNotFoundError, match=r"nowhere.mp4 does not exist"):
         next(segmenter(videos[1], stream=True))
-    with pytest.raises(TypeError, match="there is no argument thresh"):
-        next(segmenter(videos[0], stream=True, thresh=0.5))
+    for given in (videos[0], videos):
+        with pytest.raises(TypeError, match="there is no argument thresh"):
+            segmenter(given, stream=True, thresh=0.5)
+        with pytest.raises(ValueError, match="threshold is 7; expected a score"):
+            segmenter(given, stream=True, threshold=7, batch_size=2)
 
 
 def test_frames_that_are_wanted(segmenter, tmp_path):

@@ -100,6 +100,8 @@ def partial_path(path: str | PathLike) -> Path:
     `frames/partial` for `frames`, with a number where there is such a file already.
     """
     path = Path(path)
+    if path.is_symlink():  # beside what it leads to, which may be on another disk
+        path = path.resolve()
     names = (f"partial-{number}" if number > 1 else "partial" for number in itertools.count(1))
     if path.is_dir():
         return next(path / name for name in names if not (path / name).exists())

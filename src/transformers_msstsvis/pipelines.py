@@ -157,7 +157,12 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             kwargs["on_error"] = self._preprocess_params.get("on_error") or ("raise" if single else "skip")
         if stream:
             kwargs["latency"] = latency
-            return self._stream(inputs, **kwargs) if single else (self._stream(one, **kwargs) for one in inputs)
+            for name in ("batch_size", "num_workers"):  # clips of a stream run one by one
+                kwargs.pop(name, None)
+            on_error = kwargs.pop("on_error")
+            self.predictor(**kwargs)  # what is wrong for all is told at once
+            streams = (self._stream(one, on_error, **kwargs) for one in ([inputs] if single else inputs))
+            return next(streams) if single else streams
         return super().__call__(inputs, **kwargs)
 
     def predictor(self, **options) -> StreamingPredictor:
@@ -366,6 +371,7 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         instances = clips[0]["joiner"].finish(threshold, duplicate_iou, self._labels_of(classes))
         if overlap == "none":
             instances = without_overlap(instances)
+            instances = instances[[masks.start < masks.stop for masks in instances.masks]]
         return instances if return_instances else instances.to_list()
 
     def save_pretrained(self, save_directory: str | PathLike, **kwargs) -> None:

@@ -149,8 +149,8 @@ def stream_video(
         VideoWriter(outputs.video)  # refuses what it can't write
     segmenter = model if isinstance(model, VideoInstanceSegmentationPipeline) else load_segmenter(model, device, dtype)
     reader = segmenter.read(video, **options)
-    record = _record(segmenter, video, outputs, resume, options)
-    predictor = segmenter.predictor(record=record, **options)
+    predictor = segmenter.predictor(**options)  # refuses what is out of range, before an older record goes
+    predictor.record = record = _record(segmenter, video, outputs, resume, options)
     files = OutputFiles(outputs, reader.fps, reader.name)
     return _run(predictor, reader, files, record)
 
@@ -175,12 +175,15 @@ def _run(predictor, reader, files: OutputFiles, record: ClipRecord | None) -> It
             if record is not None:
                 record.close()
             written = ", ".join(map(str, files.close(finished=False)))
+            place = f", which are in {written}" if written else ""
+            way_on = "; with --resume it goes on" if record is not None and record.is_kept else ""
+            told = f"stopped after {files.num_frames} frames{place}{way_on}"
             if isinstance(error, KeyboardInterrupt):
-                place = f", which are in {written}" if written else ""
-                way_on = "; with --resume it goes on" if record is not None else ""
                 stop = VideoInterrupted()
-                stop.args = (f"stopped after {files.num_frames} frames{place}{way_on}",)
+                stop.args = (told,)
                 raise stop from error
+            if files.num_frames and isinstance(error, Exception):
+                logger.warning(f"{reader.name}: {told}.")
             raise
     files.close()
     if record is not None:
@@ -200,16 +203,17 @@ def _record(
                 f"a run with the {kind} {name} can't be resumed, for that needs {needed}; run it again without"
             )
         return None
-    if resume:
-        for path in outputs.paths:
-            remove_partial(path)
     first = outputs.paths[0]
     settings = {
         "video": f"{video_name(video)} ({_digest_of_files(video)})",
         "model": f"{segmenter.model.name_or_path} ({_digest_of_weights(segmenter.model)})",
         "options": {name: value for name, value in sorted(options.items()) if value is not None},
     }
-    return ClipRecord(first.with_name(f"{first.stem}.resume.jsonl"), settings, resume)
+    record = ClipRecord(first.with_name(f"{first.stem}.resume.jsonl"), settings, resume)
+    if resume:  # and the record fits
+        for path in outputs.paths:
+            remove_partial(path)
+    return record
 
 
 def _digest_of_files(video: Video) -> str:
@@ -281,6 +285,8 @@ def predict_videos(
     segmenter = model
     if not isinstance(model, VideoInstanceSegmentationPipeline):
         segmenter = load_segmenter(model, _own_device() if device is None else device, dtype)
+    ours = {"per_instance", "exports", "resume", "attention"}
+    segmenter.predictor(**{name: value for name, value in options.items() if name not in ours})
     for path, outputs in share.take(list(zip(paths, results, strict=True))):
         name = str(path[0]) if isinstance(path, list) else str(path)
         # Tracks come last into their place.

@@ -23,7 +23,7 @@ from transformers_msstsvis.predict import SAMPLE_VIDEO
 from transformers_msstsvis.video.reader import VideoReader
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60  # seconds, on a busy machine
+PATIENCE = 150  # seconds, on a busy machine
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1280,1500")
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))

@@ -10,7 +10,7 @@ from transformers import pipeline
 from tests.models.testers import model_of
 from tests.test_pipelines import small_processor
 from tests.tiny import moving_square, tiny_model
-from transformers_msstsvis import DevisVideoProcessor, VideoInstances, VistrVideoProcessor
+from transformers_msstsvis import DevisVideoProcessor, VideoInstances, VideoReader, VistrVideoProcessor
 from transformers_msstsvis.tracking import StreamingPredictor
 from transformers_msstsvis.tracking.clip_record import ClipRecord
 
@@ -119,6 +119,24 @@ def test_kinds_of_frames(model):
     expected = VideoInstances.join(predictor(model).stream(video))
     for frames in ([Image.fromarray(frame) for frame in video], iter(video), torch.from_numpy(video)):
         assert VideoInstances.join(predictor(model).stream(frames)).to_list() == expected.to_list()
+
+
+def test_a_camera_may_write_into_the_same_memory(model):
+    video, buffer = moving_square(9), np.empty((48, 64, 3), np.uint8)
+    streaming, found = predictor(model, max_frames=4), []
+    for frame in video:
+        buffer[:] = frame
+        found.append(streaming.push(buffer))
+    found = [stretch for stretch in (*found, streaming.flush()) if stretch is not None]
+    assert [stretch.to_list() for stretch in found] == [
+        s.to_list() for s in predictor(model, max_frames=4).stream(video)
+    ]
+
+
+def test_every_video_has_its_own_rate(model):
+    streaming = predictor(model)
+    rates = [next(iter(streaming.stream(VideoReader(moving_square(2), fps=fps)))).fps for fps in (10, 30)]
+    assert rates == [10, 30]
 
 
 @pytest.mark.parametrize(

@@ -127,10 +127,15 @@ def predict(args: argparse.Namespace) -> int:
         "public_urls": args.public_urls,
     }
     videos = list_videos(sources)
-    if len(videos) == 1 and (videos == sources or isinstance(videos[0], list)):
+    if args.per_instance and args.masks is None:
+        raise ValueError("--per-instance says what --masks DIR gets; give both")
+    several = args.shard is not None or args.overwrite
+    if not several and len(videos) == 1 and (videos == sources or isinstance(videos[0], list)):
         return predict_one(videos[0], args, options)
     if args.attention is not None:
         raise ValueError(f"--attention is for a track of one video, and these are {len(videos)}; name one")
+    if args.resume:
+        raise ValueError("--resume is for one video; several go on where they were when they are started again")
     for flag, given in (("--json", args.json), ("--export", args.export)):
         if given:
             raise ValueError(
@@ -145,6 +150,8 @@ def predict_one(video, args: argparse.Namespace, options: dict) -> int:
     output = "out.mp4" if args.output is None else args.output
     tracks = "out.json" if args.json is None else args.json
     table = TrackTable()
+    if args.attention is not None and (args.export or args.resume):
+        raise ValueError("--attention draws one track; leave out --export and --resume, or run without it before")
     if args.attention is not None:
         table.add(predict_video(video, output=output, json_path=tracks, attention=args.attention, **options))
     else:

@@ -95,7 +95,7 @@ class OutputFiles:
 
     def __init__(self, outputs: Outputs, fps: float | None, video_id: Any):
         self.num_frames = 0
-        self._errors: list[OSError] = []
+        self._errors: list[Exception] = []
         self._video = None if outputs.video is None else VideoWriter(outputs.video, fps=min(fps or 25.0, MAX_FPS))
         self._sinks = outputs.sinks(video_id)
         self._held: VideoInstances | None = None
@@ -105,7 +105,7 @@ class OutputFiles:
         Write the next stretch.
 
         Raises:
-            OSError: if nothing is left that could be written.
+            OSError, ValueError: if nothing is left that could be written.
         """
         if self._video is not None:
             with self._kept_apart(self._video.path):
@@ -114,7 +114,8 @@ class OutputFiles:
                 self._video.flush()
         # One frame behind, as the video on the disk is: what they tell of is there.
         last = tracks.num_frames - 1
-        self._append_to_sinks(self._held)
+        held, self._held = self._held, None  # an interrupt in between may not write it twice
+        self._append_to_sinks(held)
         self._append_to_sinks(tracks.frames(0, last))
         self._held = tracks.frames(last, last + 1)
         self.num_frames += tracks.num_frames
@@ -129,9 +130,10 @@ class OutputFiles:
             What was written.
 
         Raises:
-            OSError: the first one of those that happened; the other files are written.
+            OSError, ValueError: when `finished`, the first one of those that happened; the other files are written.
         """
-        self._append_to_sinks(self._held)
+        held, self._held = self._held, None
+        self._append_to_sinks(held)
         written = []
         for path, sink in list(self._sinks.items()):
             with self._kept_apart(path):
@@ -140,7 +142,7 @@ class OutputFiles:
             with self._kept_apart(self._video.path):
                 self._video.close(finished)
                 written.append(self._video.written_to)
-        if self._errors:
+        if self._errors and finished:
             raise self._errors[0]
         return [path for path in written if path is not None]
 
@@ -154,10 +156,11 @@ class OutputFiles:
         """Where one output may fail."""
         try:
             yield
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a full disk, or tracks that do not fit into a format
             self._errors.append(error)
             failed = self._sinks.pop(path, None)
             if failed is None:
                 failed, self._video = self._video, None
-            with contextlib.suppress(OSError):
-                failed.close(finished=False)
+            if failed is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    failed.close(finished=False)

@@ -3,6 +3,7 @@
 Letters: `n` instances, `T` frames, `H`, `W` frame height and width in pixels.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from itertools import repeat
@@ -73,9 +74,9 @@ class VideoInstances:
                 f"size is {self.size}, num_frames {self.num_frames} and first_frame {self.first_frame}; expected no "
                 "negative number"
             )
-        if fps is not None and not (isinstance(fps, Real) and fps > 0):
+        if fps is not None and not (isinstance(fps, Real) and 0 < fps < math.inf):
             raise ValueError(f"fps is {excerpt(fps)}; expected a positive number of frames per second, or None")
-        self.fps, self.id2label = fps, None
+        self.fps, self.id2label = None if fps is None else float(fps), None
         if id2label is not None:
             try:
                 self.id2label = {int(label): str(name) for label, name in id2label.items()}

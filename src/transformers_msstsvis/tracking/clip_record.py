@@ -1,13 +1,18 @@
 """What was found in the clips of a video, kept in a file, so that a run that was stopped can go on where it was."""
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging
+
 from ..results.json_files import document_of, from_document
 from ..results.video_instances import VideoInstances
+
+logger = logging.get_logger(__name__)
 
 
 class ClipRecord:
@@ -22,6 +27,7 @@ class ClipRecord:
 
     Attributes:
         path (`Path`): the file.
+        is_kept (`bool`): False once it could not be written, as on a full disk; the results do not depend on it.
 
     Raises:
         ValueError: if what is there was recorded with other settings, or is no such file.
@@ -29,6 +35,7 @@ class ClipRecord:
 
     def __init__(self, path: str | PathLike, settings: Mapping[str, Any], resume: bool = False):
         self.path = Path(path).expanduser()
+        self.is_kept = True
         settings = json.loads(json.dumps(settings))
         self._there: Iterator[VideoInstances] = iter(())
         if resume and self.path.is_file():
@@ -48,16 +55,32 @@ class ClipRecord:
         return next(self._there, None)
 
     def add(self, found: VideoInstances, start: int) -> None:
-        """Keep what was found in the clip that begins at frame `start`."""
+        """Keep what was found in the clip that begins at frame `start`, if there is place."""
+        if not self.is_kept:
+            return
         found = found[:]
         found.first_frame = start
-        self._write(document_of(found))
+        try:
+            self._write(document_of(found))
+        except OSError as error:
+            logger.warning(f"{self.path} can't be written ({error.strerror}); if it is stopped, the run can't go on.")
+            self._give_up()
 
     def close(self, finished: bool = False) -> None:
         """End writing; a record of a finished video is of no use and removed."""
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError:
+            self._give_up()
         if finished:
             self.path.unlink(missing_ok=True)
+
+    def _give_up(self) -> None:
+        """Leave the place to the results."""
+        self.is_kept = False
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self.path.unlink(missing_ok=True)
 
     def _write(self, document: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(document, allow_nan=False) + "\n")

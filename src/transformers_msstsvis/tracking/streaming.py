@@ -90,7 +90,7 @@ class StreamingPredictor:
             **({} if max_frames is None else {"max_frames": max_frames}),
         )
         self.model, self.processor, self.fps, self.overlap = model, processor, fps, overlap
-        self.record = record
+        self.record, self._has_fps = record, fps is not None
         self._plan = {"max_frames": max_frames, "tracker": tracker, "tracker_options": tracker_options}
         if latency is not None:
             check_count("latency", latency, least=0)
@@ -165,8 +165,8 @@ class StreamingPredictor:
             ValueError: as [`~StreamingPredictor.push`].
         """
         self._begin()
-        if self.fps is None:
-            self.fps = getattr(frames, "fps", None)
+        if not self._has_fps and (fps := getattr(frames, "fps", None)) is not None:
+            self.fps = fps
         for frame in frames:
             if (tracks := self.push(frame)) is not None:
                 yield tracks
@@ -176,7 +176,7 @@ class StreamingPredictor:
     def _checked(self, frame: Any) -> np.ndarray:
         if hasattr(frame, "convert"):
             frame = frame.convert("RGB")
-        frame = np.asarray(frame)
+        frame = np.array(frame)  # a copy: cameras write the next one into the same memory
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
             raise ValueError(
                 f"the frame has shape {frame.shape} and type {frame.dtype}; expected RGB, uint8 (height, width, 3)"
