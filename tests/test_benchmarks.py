@@ -71,7 +71,6 @@ def test_published_inference_of_tevit_is_ours():
 def test_a_model_against_its_published_code(monkeypatch):
     monkeypatch.setitem(models.MODELS, "tiny", lambda: model_of("vistr", num_frames=2))
     monkeypatch.setitem(models.PUBLISHED, "vistr", (published_vistr.infer, "tiny", (2, 64, 64)))
-    monkeypatch.setattr(models, "peak_in_new_process", lambda function, *arguments: function(*arguments))
     content = models.run(argparse.Namespace(published="vistr", repeats=1, threads=None))
     assert content["clip"] == [1, 2, 3, 64, 64]
     assert set(content["peak_bytes"]) == {"published", "ours"}
@@ -147,7 +146,6 @@ def test_every_model_can_be_built(name):
 
 
 def test_models_on_videos_of_growing_length(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(models, "peak_in_new_process", lambda function, *arguments: function(*arguments))
     monkeypatch.setitem(models.PUBLISHED_AP, "msstsvis-tiny", 50.0)
     sizes = {"frames": [1, 2], "height": 48, "width": 96, "threads": None, "published": None}
     report = models.run(argparse.Namespace(models=["msstsvis-tiny"], **sizes))
@@ -156,7 +154,7 @@ def test_models_on_videos_of_growing_length(monkeypatch, tmp_path, capsys):
     assert row["published_AP"] == 50.0
     for frames in (1, 2):
         assert row["frames"][frames]["wall_s_per_frame"] > 0
-        assert row["frames"][frames]["peak_bytes"] >= 0
+        assert row["frames"][frames]["peak_bytes"] != 0
     told = capsys.readouterr().err
     assert "msstsvis-tiny, 2 frames: 3.3 M parameters, " in told
     assert "s per frame" in told

@@ -34,11 +34,7 @@ report_to: none
 """
 
 
-# Of the others the same commands take a minute each, and the common suites train and evaluate them, too.
-EVERY_TIME = ("msstsvis", "tevit")
-
-
-@pytest.fixture(params=[pytest.param(m, marks=[] if m in EVERY_TIME else pytest.mark.slow) for m in sorted(MODELS)])
+@pytest.fixture(params=sorted(MODELS))
 def start(request, tmp_path) -> str:
     """A checkpoint of every model: the one that comes with the package, or one that has learned nothing."""
     if json.loads((SAMPLE_MODEL / "config.json").read_text())["model_type"] == request.param:

@@ -11,6 +11,7 @@ from transformers_msstsvis.files import (
     move_into_place,
     naming,
     partial_path,
+    remove_partial,
     written_aside,
 )
 
@@ -126,3 +127,19 @@ def test_what_cannot_be_written_is_told_before(tmp_path):
     check_writable(tmp_path / "new" / "x.json", None)
     assert (tmp_path / "new").is_dir()
     assert partial_path("a/b.tar.gz").name == "b.tar.partial.gz"
+
+
+def test_a_link_to_another_folder_is_followed(tmp_path):
+    """The file is written aside where the link leads to, and what a kill left there is removed."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "a.json").write_text("older")
+    (tmp_path / "link.json").symlink_to(tmp_path / "there" / "a.json")
+    assert partial_path(tmp_path / "link.json") == tmp_path / "there" / "a.partial.json"
+    with written_aside(tmp_path / "link.json") as unfinished:
+        assert unfinished.parent == tmp_path / "there"
+        unfinished.write_text("new")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "there" / "a.json").read_text() == "new"
+    (tmp_path / "there" / "a.partial.json").write_text("half")
+    remove_partial(tmp_path / "link.json")
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["a.json"]

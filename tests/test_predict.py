@@ -238,7 +238,7 @@ def test_memory_does_not_grow_with_the_video(checkpoint, tmp_path):
 def test_a_long_video_takes_the_memory_of_a_short_one(checkpoint, tmp_path):
     """The whole process, with everything that it writes; and every frame is accounted for."""
     peaks = []
-    for frames in (40, 300):
+    for frames in (60, 600):
         clip = str(write_mp4(tmp_path / "clip.mp4", frames))
         outputs = ["--output", str(tmp_path / "out.mp4"), "--json", str(tmp_path / "out.jsonl")]
         arguments = [clip, "--model", checkpoint, "--threshold", "0.1", "--max-frames", "12", *outputs, "--quiet"]

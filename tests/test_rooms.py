@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "attention_maps": {"pipelines", "models", "layers", "tracking", "results"},
     "prediction": {"results", "video"},
     "predict": {"prediction", "attention_maps", "pipelines", "models", "tracking", "results", "video"},
-    "bulk": {"predict", "prediction", "results"},
+    "bulk": {"predict", "results"},
     "evaluation": {"pipelines", "predict", "metrics", "data", "tracking", "results", "video"},
     "training": {
         "adapters",

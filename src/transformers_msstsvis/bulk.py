@@ -10,7 +10,6 @@ from typing import Any
 from datatrove.pipeline.base import PipelineStep
 
 from .predict import SAMPLE_MODEL, predict_videos
-from .prediction.shards import Shard
 from .results.video_instances import VideoInstances
 
 
@@ -56,10 +55,8 @@ class SegmentVideos(PipelineStep):
         import torch
 
         torch.set_num_threads(self.threads)
-        shard = Shard(rank + 1, world_size)
-        results = predict_videos(
-            self.videos, self.model, self.output, shard=f"{shard.index}/{shard.count}", **self.options
-        )
+        share = f"{rank + 1}/{world_size}"
+        results = predict_videos(self.videos, self.model, self.output, shard=share, **self.options)
         for _, result, _ in results:
             if result is None:
                 self.stat_update("skipped")

@@ -99,9 +99,7 @@ def partial_path(path: str | PathLike) -> Path:
     Where a file, or what belongs into a folder, is written until it is finished: `clip.partial.mp4` for `clip.mp4`,
     `frames/partial` for `frames`, with a number where there is such a file already.
     """
-    path = Path(path)
-    if path.is_symlink():  # beside what it leads to, which may be on another disk
-        path = path.resolve()
+    path = _followed(path)
     names = (f"partial-{number}" if number > 1 else "partial" for number in itertools.count(1))
     if path.is_dir():
         return next(path / name for name in names if not (path / name).exists())
@@ -111,7 +109,7 @@ def partial_path(path: str | PathLike) -> Path:
 
 def remove_partial(path: str | PathLike) -> None:
     """Remove what a process that was killed left of a file or folder, under its first [`partial_path`]."""
-    path = Path(path)
+    path = _followed(path)
     shutil.rmtree(path / "partial", ignore_errors=True)
     path.with_name(f"{path.stem}.partial{path.suffix}").unlink(missing_ok=True)
 
@@ -167,8 +165,7 @@ def move_into_place(partial: Path, path: Path) -> None:
             move_into_place(file, path / file.name)
         partial.rmdir()
         return
-    # Through a link, as writing would go.
-    os.replace(partial, path.resolve() if path.is_symlink() else path)
+    os.replace(partial, _followed(path))
 
 
 @contextlib.contextmanager
@@ -180,6 +177,12 @@ def naming(path: str | PathLike) -> Iterator[None]:
         if error.errno is None or not error.strerror or str(path) in str(error):
             raise
         raise type(error)(error.errno, f"{error.strerror}, so it could not be written", str(path)) from error
+
+
+def _followed(path: str | PathLike) -> Path:
+    """What a link leads to, which may be on another disk; other paths as they are."""
+    path = Path(path)
+    return path.resolve() if path.is_symlink() else path
 
 
 def _named(path: str | PathLike) -> Path:

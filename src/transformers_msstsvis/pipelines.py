@@ -148,9 +148,9 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         """
         if isinstance(inputs, list | tuple) and not inputs:
             raise ValueError("the list of videos is empty; expected at least one video, or the frames of one")
-        streams = isinstance(inputs, Dataset | GeneratorType)
-        single = not streams and is_one_video(inputs)
-        if not streams:
+        listed = not isinstance(inputs, Dataset | GeneratorType)
+        single = listed and is_one_video(inputs)
+        if listed:
             # The base class takes a list for several inputs and everything else for one.
             inputs = tuple(inputs) if single and isinstance(inputs, list) else inputs if single else list(inputs)
         if kwargs.get("on_error") is None:

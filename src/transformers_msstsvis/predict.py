@@ -84,13 +84,14 @@ def predict_video(
     Raises:
         FileNotFoundError, ValueError, OSError, VideoInterrupted: as [`stream_video`].
     """
-    segmenter = model if isinstance(model, VideoInstanceSegmentationPipeline) else load_segmenter(model, device, dtype)
     if attention is None:
-        return VideoInstances.join(stream_video(video, segmenter, output, json_path, masks_dir, **options))
-    check_looks_at_points(segmenter)
+        written = stream_video(video, model, output, json_path, masks_dir, device, dtype, **options)
+        return VideoInstances.join(written)
+    Outputs.of(output, json_path, masks_dir).check(video, _checkpoint_of(model))
     if output is not None and Path(output).suffix.lower() != ".png":
         VideoWriter(output)  # refuses what it can't write
-    Outputs.of(output, json_path, masks_dir).check(video, segmenter.model.name_or_path)
+    segmenter = model if isinstance(model, VideoInstanceSegmentationPipeline) else load_segmenter(model, device, dtype)
+    check_looks_at_points(segmenter)
     instances = VideoInstances.join(stream_video(video, segmenter, None, json_path, masks_dir, **options))
     if output is not None:
         _draw_attention(segmenter, video, instances, attention, Path(output).expanduser(), options)
@@ -144,7 +145,7 @@ def stream_video(
             Where there is an older file, the new one is beside it, as `out.partial.json`.
     """
     outputs = Outputs.of(output, json_path, masks_dir, per_instance=per_instance, exports=exports)
-    outputs.check(video, model.model.name_or_path if isinstance(model, VideoInstanceSegmentationPipeline) else model)
+    outputs.check(video, _checkpoint_of(model))
     if outputs.video is not None:
         VideoWriter(outputs.video)  # refuses what it can't write
     segmenter = model if isinstance(model, VideoInstanceSegmentationPipeline) else load_segmenter(model, device, dtype)
@@ -153,6 +154,10 @@ def stream_video(
     predictor.record = record = _record(segmenter, video, outputs, resume, options)
     files = OutputFiles(outputs, reader.fps, reader.name)
     return _run(predictor, reader, files, record)
+
+
+def _checkpoint_of(model: str | PathLike | VideoInstanceSegmentationPipeline) -> str | PathLike:
+    return model.model.name_or_path if isinstance(model, VideoInstanceSegmentationPipeline) else model
 
 
 def _run(predictor, reader, files: OutputFiles, record: ClipRecord | None) -> Iterator[VideoInstances]:
@@ -277,8 +282,7 @@ def predict_videos(
         Outputs.of(None if suffix is None else folder / f"{n}{suffix}", folder / f"{n}.json", masks and masks / n)
         for n in names
     ]
-    checkpoint = model.model.name_or_path if isinstance(model, VideoInstanceSegmentationPipeline) else model
-    inputs = [*(file for path in paths for file in video_files(path)), *files_of(checkpoint)]
+    inputs = [*(file for path in paths for file in video_files(path)), *files_of(_checkpoint_of(model))]
     check_distinct([path for outputs in results for path in outputs.paths], inputs)
     check_writable_folder(folder)
     errors = ErrorFile(folder / "errors.jsonl", anew=share.count == 1)

@@ -272,6 +272,8 @@ def test_records_that_do_not_fit(model, tmp_path):
         list(predictor(model, record=again).stream(moving_square(4)))
     with pytest.raises(ValueError, match="tracker is 'devis', which needs more of a clip than a record keeps"):
         predictor(model, tracker="devis", record=again)
+    ClipRecord(path, {"options": {"frames": slice(1, 3)}}).close()
+    ClipRecord(path, {"options": {"frames": slice(1, 3)}}, resume=True).close()
     path.write_text("[]\n")
     with pytest.raises(ValueError, match=r"a.jsonl is no record of an unfinished run; remove it"):
         ClipRecord(path, {"model": "a"}, resume=True)

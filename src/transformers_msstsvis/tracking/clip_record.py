@@ -22,7 +22,7 @@ class ClipRecord:
 
     Args:
         path: the file.
-        settings: all that the results depend on, ready for JSON; kept in its first line.
+        settings: all that the results depend on; kept in its first line, what JSON does not know as text.
         resume: go on with what is there; otherwise the file begins anew.
 
     Attributes:
@@ -36,7 +36,7 @@ class ClipRecord:
     def __init__(self, path: str | PathLike, settings: Mapping[str, Any], resume: bool = False):
         self.path = Path(path).expanduser()
         self.is_kept = True
-        settings = json.loads(json.dumps(settings))
+        settings = json.loads(json.dumps(settings, default=str))
         self._there: Iterator[VideoInstances] = iter(())
         if resume and self.path.is_file():
             lines, length = _whole_lines(self.path)

@@ -120,10 +120,13 @@ def make_trainer(arguments: Arguments, training: TrainingArguments) -> VisTraine
         model = load_for_training(arguments.model, **settings)
     if arguments.pretrained_backbone:
         model.load_pretrained_backbone(arguments.pretrained_backbone)
-    if arguments.init_from and arguments.model is None:  # a recipe may name what --model takes the place of
-        report = init_from_pretrained(model, arguments.init_from)
+    if arguments.init_from:
+        # A recipe may name what --model takes the place of.
+        told = f"left out, as the training starts from {arguments.model}"
+        if arguments.model is None:
+            told = init_from_pretrained(model, arguments.init_from).summary()
         if training.process_index == 0:
-            print(f"from {arguments.init_from}: {report.summary()}")
+            print(f"from {arguments.init_from}: {told}")
     processor_class = video_processor_class(model.config)
     processor = processor_class(size=inference_size(arguments, clips, processor_class))
     videos = None
