@@ -179,4 +179,6 @@ def test_long_videos():
     assert {"decoding", "preprocessing", "model", "tracking", "drawing", "encoding", "JSON"} <= set(parts)
     assert min(parts[name] for name in ("decoding", "model", "encoding")) > 0
     assert sum(parts.values()) == pytest.approx(content["cpu_ms_per_frame"])
+    assert set(content["alone_ms_per_frame"]) == {"decoding", "model"}
+    assert min(content["alone_ms_per_frame"].values()) > 0
     assert content["peak_bytes"] != 0

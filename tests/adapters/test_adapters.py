@@ -56,6 +56,19 @@ def test_predict_writes_all(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", WRITERS)
+def test_the_page_of_the_demo_shows_them(name, tmp_path):
+    pytest.importorskip("gradio", reason="it is the page")
+    from transformers_msstsvis.demo import build_page
+
+    folder, video = WRITERS[name](tmp_path / "video-model"), write_mp4(tmp_path / "clip.mp4")
+    functions = {block.fn.__name__: block.fn for block in build_page([folder]).fns.values() if block.fn}
+    found, _, drawn, rows, files, text = functions["segment"](str(video), threshold=0.0, progress=lambda *_, **__: None)
+    assert VideoReader(drawn).num_frames == found.instances.num_frames == 5
+    assert len(rows) == len(json.loads(open(files[0]).read())) > 0
+    assert text.startswith(f"{len(rows)} track")
+
+
+@pytest.mark.parametrize("name", WRITERS)
 def test_half_precision(name, tmp_path):
     folder = WRITERS[name](tmp_path / "video-model")
     segmenter = pipeline(TASK, model=str(folder), device="cpu", dtype="bfloat16", threshold=0.0)

@@ -172,3 +172,17 @@ def test_labels_stay_at_their_boxes_where_they_can():
     assert place_labels(same, [(30, 10)] * 2, (100, 100)) == [(20, 30), (20, 90)]  # the second one below
     # Where there is no place the label is left out, the lower one.
     assert place_labels(same, [(100, 60)] * 2, (100, 100)) == [(0, 0), None]
+
+
+def test_trails_follow_the_middle_of_the_boxes_with_gaps_where_a_track_is_absent():
+    masks = [encode_mask(square(5, 30)), encode_mask(square(25, 30)), None, encode_mask(square(50, 30))]
+    tracks = example(scores=[0.9], labels=[0], track_ids=[2], masks=[masks], num_frames=4)
+    options = {"masks": False, "boxes": False, "labels": False}
+    frame = FRAMES[0]
+    drawn = {index: draw_instances(frame, tracks, index, trails=3, **options) for index in range(4)}
+    way = drawn[1][40, 15:36]
+    assert (way == track_palette()[2]).all()
+    assert (drawn[0] == 90).all()
+    assert (drawn[2] == 90).all()
+    assert np.array_equal(drawn[3], drawn[1])
+    assert (draw_instances(frame, tracks, 3, trails=1, **options) == 90).all()

@@ -29,6 +29,7 @@ MAX_SIDE = 1280  # pixels
 LOWEST_THRESHOLD = CLIP_THRESHOLD
 DUPLICATE_IOU = 0.5  # as of the pipeline
 THUMBNAIL = 96  # pixels
+TRAIL_SECONDS = 1.0
 COLUMNS = ("", "track", "label", "score", "frames", "seconds")
 
 Progress = Callable[[int, int], object]  # frames that are done, and all of them
@@ -149,20 +150,21 @@ def show_tracks(
         found: of [`find_tracks`].
         folder: for the files; an empty one.
         threshold, classes: as of [`choose_tracks`].
-        parts: what to draw of each, some of `"masks"`, `"boxes"`, `"labels"`.
+        parts: what to draw of each, some of `"masks"`, `"boxes"`, `"labels"`, `"trails"`.
         progress: told of every frame that is drawn.
     """
     folder, tracks = Path(folder), choose_tracks(found.instances, threshold, classes)
     best = [max(tracks.sightings(index), key=lambda sighting: sighting.area) for index in range(len(tracks))]
     pictures = [""] * len(tracks)
     drawn = {part: part in parts for part in ("masks", "boxes", "labels")}
+    trails = round(TRAIL_SECONDS * found.fps) if "trails" in parts else 0
     video = folder / f"{Path(found.video).stem}-tracks.mp4"
     with VideoWriter(video, fps=found.fps) as writer:
         for place, frame in enumerate(islice(_frames_of(found.video), tracks.num_frames)):
             for index, sighting in enumerate(best):
                 if sighting.frame == place:
                     pictures[index] = _thumbnail(draw_instances(frame, tracks[index], place, labels=False), sighting)
-            writer.write(draw_instances(frame, tracks, place, **drawn))
+            writer.write(draw_instances(frame, tracks, place, trails=trails, **drawn))
             progress(place + 1, tracks.num_frames)
     rows = [[pictures[index], *_row(tracks, index, found.fps)] for index in range(len(tracks))]
     files = [tracks.export("ytvis", folder / "tracks.json"), tracks.export("csv", folder / "tracks.csv")]

@@ -30,6 +30,7 @@ TRACKERS = [
     ("none", "none"),
 ]
 PARTS = ["masks", "boxes", "labels"]
+MORE_PARTS = ["trails"]
 HEIGHT = 400  # pixels of the videos on the page
 HOUR = 3600  # seconds that files of visitors are kept
 LARGEST_UPLOAD = "500mb"
@@ -145,7 +146,7 @@ def build_page(
                 classes = gr.Dropdown(
                     _class_names(first), value=[], multiselect=True, label="Classes", info="none chosen: all"
                 )
-                parts = gr.CheckboxGroup(PARTS, value=PARTS, label="Drawn")
+                parts = gr.CheckboxGroup(PARTS + MORE_PARTS, value=PARTS, label="Drawn")
         table = gr.Dataframe(
             headers=list(COLUMNS),
             datatype=["html", "number", "str", "number", "number", "str"],

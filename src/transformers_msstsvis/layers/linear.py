@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -14,8 +15,8 @@ class Linear(nn.Linear):
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """
-    `x @ weight.T + bias`. Float32 inference on a CPU goes through oneDNN: MKL, which `F.linear` uses, has no AVX-512
-    on CPUs of other makers.
+    `x @ weight.T + bias`. Float32 on a CPU goes through oneDNN: MKL, which `F.linear` uses, has no AVX-512 on CPUs of
+    other makers.
 
     Args:
         x: `(..., in)`.
@@ -25,9 +26,36 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     Returns:
         `(..., out)`, equal to `F.linear` but for rounding.
     """
-    if _onednn_takes(x, weight):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)
+    if not _onednn_takes(x, weight):
+        return F.linear(x, weight, bias)
+    if torch.is_grad_enabled():
+        return _OneDnnLinear.apply(x, weight, bias)
+    return _onednn(x, weight, bias)
+
+
+class _OneDnnLinear(torch.autograd.Function):
+    """The same in training, whose two products of the backward pass are most of a step's arithmetic."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return _onednn(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        rows, columns = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]).t()
+        return (
+            _onednn(grad, weight.t().contiguous(), None) if of_x else None,
+            _onednn(rows.t().contiguous(), columns.contiguous(), None) if of_weight else None,
+            rows.sum(0) if of_bias else None,
+        )
+
+
+def _onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def _onednn_takes(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -35,7 +63,6 @@ def _onednn_takes(x: torch.Tensor, weight: torch.Tensor) -> bool:
         x.device.type == weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() > 0
-        and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         # Graphs keep the public operator, which every exporter knows.
         and not torch.compiler.is_compiling()

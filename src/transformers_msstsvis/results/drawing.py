@@ -50,6 +50,7 @@ def draw_instances(
     labels: bool = True,
     opacity: float = 0.5,
     outlines: bool = True,
+    trails: int = 0,
 ) -> np.ndarray:
     """Draw the instances visible in one frame; every track keeps its colour over the video.
 
@@ -63,6 +64,7 @@ def draw_instances(
         masks, boxes, labels: what to draw; a label reads "name #track 0.87".
         opacity: of the masks, 0..1.
         outlines: a white line along the inner edge of the masks.
+        trails: frames back to which the way of the middle of each box is drawn, with gaps where the track is absent.
 
     Returns:
         A new frame of the same shape.
@@ -91,6 +93,9 @@ def draw_instances(
                 drawn[_inner_edge(mask, thickness)] = 255
     if boxes:
         drawn = box_annotator.annotate(drawn, detections, custom_color_lookup=colours)
+    if trails:
+        for index, colour in zip(instances.present(frame_index), track_palette()[colours], strict=True):
+            _draw_trail(drawn, instances, index, range(max(0, frame_index - trails), frame_index + 1), colour)
     if labels:
         texts = [
             f"{name} #{track}  {score:.2f}"
@@ -100,6 +105,26 @@ def draw_instances(
         ]
         _draw_labels(drawn, texts, detections.xyxy, detections.confidence, track_palette()[colours])
     return drawn
+
+
+def _draw_trail(
+    frame: np.ndarray, instances: "VideoInstances", index: int, frames: range, colour: np.ndarray
+) -> None:
+    """Join the middles of an instance's boxes in successive frames by lines, in place."""
+    from PIL import Image, ImageDraw
+
+    masks = instances.masks[index]
+    centres = {}
+    for place, box in enumerate(instances.boxes_of(index), start=masks.start):
+        if place in frames and masks[place] is not None:
+            centres[place] = tuple((box.reshape(2, 2).mean(0)).tolist())
+    image = Image.fromarray(frame)
+    draw = ImageDraw.Draw(image)
+    width = max(2, round(min(instances.size) / 180))
+    for place, centre in centres.items():
+        if place - 1 in centres:
+            draw.line([centres[place - 1], centre], fill=tuple(map(int, colour)), width=width)
+    frame[:] = np.asarray(image)
 
 
 def _inner_edge(mask: np.ndarray, thickness: int) -> np.ndarray:
