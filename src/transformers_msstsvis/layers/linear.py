@@ -29,7 +29,9 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     if not _onednn_takes(x, weight):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled():
-        return _OneDnnLinear.apply(x, weight, bias)
+        rows = _OneDnnLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
+        # What changes a true view in place, as masks do, is slow in the backward pass.
+        return torch.ops.aten._unsafe_view(rows, [*x.shape[:-1], len(weight)])
     return _onednn(x, weight, bias)
 
 
@@ -46,11 +48,10 @@ class _OneDnnLinear(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        rows, columns = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1]).t()
         return (
-            _onednn(grad, weight.t().contiguous(), None) if of_x else None,
-            _onednn(rows.t().contiguous(), columns.contiguous(), None) if of_weight else None,
-            rows.sum(0) if of_bias else None,
+            _onednn(grad, weight.t(), None) if of_x else None,
+            grad.t() @ x if of_weight else None,  # where oneDNN is no faster
+            grad.sum(0) if of_bias else None,
         )
 
 

@@ -463,11 +463,6 @@ int64_t grain(const Sizes& sizes, int64_t query_heads) {
   return std::max<int64_t>(1, 32768 / std::max<int64_t>(1, work));
 }
 
-// With few queries, copying every pixel would cost more than it saves.
-bool reads_in_place(const Sizes& sizes) {
-  return 4 * sizes.queries < sizes.pixels && sizes.channels == sizes.padded_channels;
-}
-
 template <int V, class T>
 void forward(
     const Sizes& sizes,
@@ -491,8 +486,9 @@ void forward(
     }
   };
 
-  if (reads_in_place(sizes)) {
-    // The heads of a query look at neighbouring places.
+  const bool few_queries = 4 * sizes.queries < sizes.pixels;
+  if (few_queries && sizes.channels == sizes.padded_channels) {
+    // Copying every pixel would cost more than it saves. The heads of a query look at neighbouring places.
     torch::stable::parallel_for(
         0, sizes.batch * sizes.queries, grain(sizes, sizes.heads), [&](int64_t begin, int64_t end) {
           Points points(sizes.points);
@@ -547,31 +543,19 @@ void backward(
     float* grad_locations,
     float* grad_attention) {
   const int64_t size = sizes.pixels * sizes.padded_channels;
-  // As in the forward pass: with few queries rows are read, and their gradients summed, where they are.
-  const bool in_place = std::is_same_v<T, float> && reads_in_place(sizes);
-  if (in_place) {
-    std::fill(grad_value, grad_value + sizes.batch * sizes.pixels * sizes.value_row(), T());
-  }
   torch::stable::parallel_for(
       0, sizes.batch * sizes.heads, grain(sizes, 2 * sizes.queries), [&](int64_t task, int64_t last) {
     Points points(sizes.points);
-    Buffer grad_buffer(sizes.padded_channels), rows_buffer(in_place ? 0 : size), grad_rows_buffer(in_place ? 0 : size);
+    Buffer grad_buffer(sizes.padded_channels), rows_buffer(size), grad_rows_buffer(size);
     float* grad = grad_buffer.get();
+    float* rows = rows_buffer.get();
+    float* grad_rows = grad_rows_buffer.get();
     std::fill(grad, grad + sizes.padded_channels, 0.0f);
     for (; task < last; ++task) {
       const int64_t batch = task / sizes.heads, head = task % sizes.heads;
       const int64_t value_first = batch * sizes.pixels * sizes.value_row() + head * sizes.channels;
-      const float* rows = rows_buffer.get();
-      float* grad_rows = grad_rows_buffer.get();
-      int64_t row = sizes.padded_channels;
-      if (in_place) {
-        rows = reinterpret_cast<const float*>(value + value_first);
-        grad_rows = reinterpret_cast<float*>(grad_value + value_first);
-        row = sizes.value_row();
-      } else {
-        pack(value + value_first, sizes, rows_buffer.get());
-        std::fill(grad_rows, grad_rows + size, 0.0f);
-      }
+      pack(value + value_first, sizes, rows);
+      std::fill(grad_rows, grad_rows + size, 0.0f);
       for (int64_t query = 0; query < sizes.queries; ++query) {
         const int64_t query_head = (batch * sizes.queries + query) * sizes.heads + head;
         const int64_t first = query_head * sizes.points;
@@ -583,7 +567,7 @@ void backward(
         for (int64_t channel = 0; channel < sizes.channels; ++channel) {
           grad[channel] = to_float(source[channel]);
         }
-        points.locate(levels, locations + 2 * first, attention + first, int32_t(row));
+        points.locate(levels, locations + 2 * first, attention + first, int32_t(sizes.padded_channels));
         std::fill(points.dot(0), points.weight(8), 0.0f);
         for_each_block<V>(sizes.padded_channels, [&](auto blocks, int64_t channel) {
           scatter<V, decltype(blocks)::value>(
@@ -591,7 +575,7 @@ void backward(
         });
         points.gradients(levels, attention + first, grad_locations + 2 * first, grad_attention + first);
       }
-      for (int64_t pixel = 0; !in_place && pixel < sizes.pixels; ++pixel) {
+      for (int64_t pixel = 0; pixel < sizes.pixels; ++pixel) {
         T* target = grad_value + value_first + pixel * sizes.value_row();
         for (int64_t channel = 0; channel < sizes.channels; ++channel) {
           assign(target[channel], grad_rows[pixel * sizes.padded_channels + channel]);
