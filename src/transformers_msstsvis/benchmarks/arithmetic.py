@@ -24,7 +24,7 @@ def least_seconds(function: Callable[[], Any], repeats: int = 5) -> dict[str, An
     What the products of matrices and the convolutions of a call take at least.
 
     Args:
-        function: runs a model.
+        function: runs a model whose parameters want no gradients.
         repeats: of every measurement, of which the fastest counts.
 
     Returns:

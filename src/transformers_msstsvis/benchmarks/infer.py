@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     torch.manual_seed(0)
     config = SeqFormerConfig(encoder_layers=arguments.layers, decoder_layers=arguments.layers)
-    model = SeqFormerForVideoInstanceSegmentation(config).eval()
+    model = SeqFormerForVideoInstanceSegmentation(config).eval().requires_grad_(False)
     clip = torch.randn(1, arguments.frames, 3, arguments.height, arguments.width)
 
     @torch.inference_mode()
@@ -76,7 +76,7 @@ def peak_of_clip(arguments: argparse.Namespace) -> int | None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     config = SeqFormerConfig(encoder_layers=arguments.layers, decoder_layers=arguments.layers)
-    model = SeqFormerForVideoInstanceSegmentation(config).eval()
+    model = SeqFormerForVideoInstanceSegmentation(config).eval().requires_grad_(False)
     clip = torch.randn(1, arguments.memory_frames, 3, arguments.height, arguments.width)
     with torch.inference_mode():
         return peak_growth(lambda: model(clip, mask_top_k=arguments.top_k))
