@@ -14,6 +14,7 @@ import torch
 from tests.models.testers import model_of
 from transformers_msstsvis import SeqFormerConfig, SeqFormerForVideoInstanceSegmentation
 from transformers_msstsvis.benchmarks import (
+    arithmetic,
     masks,
     models,
     published,
@@ -23,6 +24,7 @@ from transformers_msstsvis.benchmarks import (
     train,
     video,
 )
+from transformers_msstsvis.layers.linear import Linear
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -182,3 +184,19 @@ def test_long_videos():
     assert set(content["alone_ms_per_frame"]) == {"decoding", "model"}
     assert min(content["alone_ms_per_frame"].values()) > 0
     assert content["peak_bytes"] != 0
+
+
+def test_the_least_that_arithmetic_takes(monkeypatch):
+    monkeypatch.setattr(arithmetic, "PRODUCTS", ((8, 4, 6),))
+    monkeypatch.setattr(arithmetic, "CONVOLUTIONS", ((3, 5, 3, 6, 7),))
+    layer, convolution = Linear(12, 5).requires_grad_(False), torch.nn.Conv2d(3, 4, 1).requires_grad_(False)
+
+    def call():
+        layer(torch.ones(2, 7, 12))
+        convolution(torch.ones(2, 3, 8, 9))
+
+    least = arithmetic.least_seconds(call, repeats=2)
+    assert least["products"]["flop"] == 2 * 14 * 12 * 5
+    assert least["convolutions"]["flop"] == 2 * 2 * 3 * 4 * 72
+    rates = [least[kind]["flop"] / least[kind]["flop_per_s"] for kind in ("products", "convolutions")]
+    assert least["cpu_s"] == pytest.approx(sum(rates))

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,9 +63,11 @@ def test_the_page_of_the_demo_shows_them(name, tmp_path):
 
     folder, video = WRITERS[name](tmp_path / "video-model"), write_mp4(tmp_path / "clip.mp4")
     functions = {block.fn.__name__: block.fn for block in build_page([folder]).fns.values() if block.fn}
-    found, _, drawn, rows, files, text = functions["segment"](str(video), threshold=0.0, progress=lambda *_, **__: None)
+    found, _, drawn, rows, files, text = functions["segment"](
+        str(video), threshold=0.0, progress=lambda *_, **__: None
+    )
     assert VideoReader(drawn).num_frames == found.instances.num_frames == 5
-    assert len(rows) == len(json.loads(open(files[0]).read())) > 0
+    assert len(rows) == len(json.loads(Path(files[0]).read_text())) > 0
     assert text.startswith(f"{len(rows)} track")
 
 

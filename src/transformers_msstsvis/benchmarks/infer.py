@@ -61,7 +61,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         },
         **measured,
         "least": least,
-        "times_the_least": {side: measured[side]["cpu_s"]["median"] / least["cpu_s"] for side in ("published", "ours")},
+        "times_the_least": {
+            side: measured[side]["cpu_s"]["median"] / least["cpu_s"] for side in ("published", "ours")
+        },
     }
     if arguments.memory_frames:
         report["peak_bytes"] = {

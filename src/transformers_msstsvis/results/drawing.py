@@ -107,9 +107,7 @@ def draw_instances(
     return drawn
 
 
-def _draw_trail(
-    frame: np.ndarray, instances: "VideoInstances", index: int, frames: range, colour: np.ndarray
-) -> None:
+def _draw_trail(frame: np.ndarray, instances: "VideoInstances", index: int, frames: range, colour: np.ndarray) -> None:
     """Join the middles of an instance's boxes in successive frames by lines, in place."""
     from PIL import Image, ImageDraw
 
