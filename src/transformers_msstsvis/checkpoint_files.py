@@ -152,8 +152,9 @@ def check_checkpoint(model: str | PathLike) -> None:
     Hub can't be reached it answers at once, instead of after all attempts to reach it.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no configuration in it, and no way to the Hub.
+        FileNotFoundError: there is no such folder, or no configuration in it; on the Hub neither, or no way to it.
         NotADirectoryError: it is a file.
+        PermissionError: the Hub gives its files only to those who asked for them.
     """
     path = Path(model).expanduser()
     if path.is_file():
@@ -163,8 +164,8 @@ def check_checkpoint(model: str | PathLike) -> None:
             raise FileNotFoundError(f"{path} has no config.json; expected the folder of a checkpoint")
         return
     model = str(model)
-    from huggingface_hub import constants, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     missing = FileNotFoundError(f"there is no model folder {model}; expected a folder, or the name of one on the Hub")
     if model.startswith((".", "/", "~")) or model.count("/") > 1 or os.sep not in "/" + model:
@@ -173,15 +174,51 @@ def check_checkpoint(model: str | PathLike) -> None:
         cached = isinstance(try_to_load_from_cache(model, "config.json"), str)
     except HFValidationError as error:
         raise missing from error
-    if cached or urllib.request.getproxies():
+    if cached:
         return
     hub = urlsplit(constants.ENDPOINT)
     try:
         if constants.HF_HUB_OFFLINE:
             raise OSError("HF_HUB_OFFLINE is set")
-        socket.create_connection((hub.hostname, hub.port or 443), timeout=HUB_SECONDS).close()
+        if not urllib.request.getproxies():
+            socket.create_connection((hub.hostname, hub.port or 443), timeout=HUB_SECONDS).close()
+        hf_hub_download(model, "config.json")
+    except GatedRepoError as error:
+        raise PermissionError(
+            f"the files of {model} are given on request: ask for them at {constants.ENDPOINT}/{model}, then log in "
+            "with hf auth login"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is no model folder {model} here, and on the Hub no such model that you may see: check the name, "
+            "or log in with hf auth login if it is private"
+        ) from error
+    except EntryNotFoundError as error:
+        raise FileNotFoundError(f"{model} on the Hub has no config.json; expected a checkpoint of a model") from error
     except OSError as error:
         raise FileNotFoundError(
             f"there is no model folder {model} here, and the Hub can't be reached ({error.strerror or error}): check "
             "the name and the connection"
         ) from error
+
+
+def load_whole(kind: type["PreTrainedModel"], checkpoint: str) -> "PreTrainedModel":
+    """
+    A model of transformers from a checkpoint that has to have all of its weights.
+
+    Raises:
+        ValueError: for files that hold no weights, not all of them, or those of other shapes.
+        OSError: when there is no such checkpoint.
+    """
+    if Path(checkpoint).is_dir():
+        check_weights(checkpoint)
+    with told_in_words(checkpoint), held_back(LOADING_LOG):
+        model, info = kind.from_pretrained(checkpoint, output_loading_info=True)
+        check_loaded(model, info, checkpoint, fits=True)
+        missing = sorted(info["missing_keys"])
+        if missing:
+            raise ValueError(
+                f"{checkpoint} lacks {len(missing)} of the weights of a {kind.__name__}, e.g. {missing[0]}, an "
+                f"incomplete checkpoint: {AGAIN}"
+            )
+    return model

@@ -1,7 +1,10 @@
 """A VisTR that starts from a DETR sees with its eyes."""
 
+import os
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import DetrConfig, DetrForObjectDetection
 
 from tests.models.test_modeling_vistr import tiny_vistr
@@ -73,6 +76,11 @@ def test_what_does_not_fit_stays_new_and_is_told():
     before = model.model.encoder.layers[0].self_attn.q_proj.weight.clone()
     report = initialize(model, detr)
     assert "the model has no such module of this shape" in str(report)
+    name, (theirs, ours) = next(iter(report.shapes.items()))
+    assert f"{len(report.shapes)} of other shapes, such as {name}, which is {theirs} there and {ours} here" in (
+        report.summary()
+    )
+    assert report.shapes["model.encoder.layers.0.self_attn.q_proj.weight"] == ((64, 64), (32, 32))
     assert torch.equal(model.model.encoder.layers[0].self_attn.q_proj.weight, before)
     assert all("backbone" in name for name in report.used)
     stem = "backbone.model.embedder.embedder.convolution.weight"
@@ -94,7 +102,7 @@ def test_other_heads_or_nothing_in_common():
     with pytest.raises(ValueError, match="decoder_attention_heads is 2 and that of the DETR 4; expected the same"):
         initialize(tiny_vistr(decoder_attention_heads=2), tiny_detr())
     other = {**BACKBONE, "embedding_size": 4, "hidden_sizes": [4, 4, 4, 4], "out_features": ["stage4"]}
-    with pytest.raises(ValueError, match="no weight of the shapes of the DETR"):
+    with pytest.raises(ValueError, match=r"nothing of the detr fits the model: 0 weights used.* such as .* there and .*; expected its backbone"):
         initialize(tiny_vistr(), tiny_detr(d_model=48, encoder_ffn_dim=8, decoder_ffn_dim=8, backbone_config=other))
 
 
@@ -103,6 +111,19 @@ def test_a_checkpoint_by_its_folder(tmp_path):
     detr.save_pretrained(tmp_path)
     init_from_pretrained(model, str(tmp_path))
     assert torch.equal(model.model.decoder.norm.weight, detr.model.decoder.layernorm.weight)
+
+
+@pytest.mark.parametrize("share", [0.5, "every second"])
+def test_half_a_checkpoint_is_told(tmp_path, share):
+    tiny_detr().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    if share == "every second":
+        weights = load_file(path)
+        save_file({name: weights[name] for name in sorted(weights)[::2]}, path, metadata={"format": "pt"})
+    else:
+        os.truncate(path, int(share * path.stat().st_size))
+    with pytest.raises(ValueError, match=r"incomplete (checkpoint|one).*: fetch it again"):
+        init_from_pretrained(tiny_vistr(), str(tmp_path))
 
 
 def test_a_detector_from_which_the_model_can_not_start(tmp_path):

@@ -3,7 +3,7 @@
 import torch
 from transformers import DeformableDetrForObjectDetection, PreTrainedModel
 
-from ..checkpoint_files import told_in_words
+from ..checkpoint_files import load_whole
 from ..models.devis.temporal_attention_devis import TemporalDeformableAttention
 from .backbones import detector_backbone_rules
 from .key_map import ConversionReport, KeyMap, Rule, check_heads, copy_classes, load_what_fits
@@ -70,14 +70,13 @@ def initialize(model: PreTrainedModel, detector: str | PreTrainedModel) -> Conve
         What was used, what dropped and why, and which weights of the model are new.
 
     Raises:
-        ValueError: for a detector in two stages; when nothing of it fits, or attention of equal width is split into
+        ValueError: for a detector in two stages; when weights of it are missing, nothing of it fits, or attention of equal width is split into
             another number of heads.
         OSError: when there is no such checkpoint.
     """
     name = detector if isinstance(detector, str) else "the detector"
     if isinstance(detector, str):
-        with told_in_words(detector):
-            detector = DeformableDetrForObjectDetection.from_pretrained(detector)
+        detector = load_whole(DeformableDetrForObjectDetection, detector)
     if detector.config.two_stage:
         raise ValueError(
             f"{name} is a Deformable DETR in two stages, whose queries come from the picture; expected one with "

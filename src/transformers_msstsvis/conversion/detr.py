@@ -2,7 +2,7 @@
 
 from transformers import DetrForObjectDetection, PreTrainedModel
 
-from ..checkpoint_files import told_in_words
+from ..checkpoint_files import load_whole
 from .backbones import detector_backbone_rules
 from .key_map import ConversionReport, KeyMap, check_heads, copy_classes, load_what_fits
 
@@ -51,12 +51,11 @@ def initialize(model: PreTrainedModel, detr: str | PreTrainedModel) -> Conversio
         What was used, what dropped and why, and which weights of the model are new.
 
     Raises:
-        ValueError: when nothing of it fits, or attention of equal width is split into another number of heads.
+        ValueError: when weights of it are missing, nothing of it fits, or attention of equal width is split into another number of heads.
         OSError: when there is no such checkpoint.
     """
     if isinstance(detr, str):
-        with told_in_words(detr):
-            detr = DetrForObjectDetection.from_pretrained(detr)
+        detr = load_whole(DetrForObjectDetection, detr)
     check_heads(model, detr)
     rules = [*_RULES, *detector_backbone_rules(model, detr)]
     key_map = KeyMap(build=type(model), rules=lambda _: rules, drop=_DROP)

@@ -15,13 +15,15 @@ Rule = tuple[str, str | tuple[str, ...]]
 class ConversionReport:
     """
     What became of every key: `used` published keys, `dropped` keys with the reason, `missing` keys of ours; `classes`
-    are the names of those whose weights were taken over from another set of classes.
+    are the names of those whose weights were taken over from another set of classes; `shapes`, by name of ours, of
+    weights that were left out because the shape of the source, the first, is not ours, the second.
     """
 
     used: list[str] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     classes: list[str] | None = None
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         reasons: dict[str, int] = {}
@@ -33,9 +35,12 @@ class ConversionReport:
         return "\n".join(lines)
 
     def summary(self) -> str:
-        """One line: how many weights were used, and which parts of the model have none of them or not all."""
+        """One line: how many weights were used, which parts of the model lack some, and which shapes did not fit."""
         parts = dict.fromkeys(name.removeprefix("model.").partition(".")[0] for name in self.missing)
         text = f"{len(self.used)} weights used, {len(self.dropped)} left out; new in {', '.join(parts) or 'nothing'}"
+        if self.shapes:
+            name, (given, ours) = next(iter(self.shapes.items()))
+            text += f"; {len(self.shapes)} of other shapes, such as {name}, which is {given} there and {ours} here"
         return text if self.classes is None else f"{text}; classes known by name: {', '.join(self.classes) or 'none'}"
 
 
@@ -148,19 +153,22 @@ def load_what_fits(model: PreTrainedModel, weights: dict, key_map: KeyMap, syste
     expected = model.state_dict()
     module_of = {name: name.rpartition(".")[0] for name in renamed}
     rules = key_map.rules(model)
-    unfit = {
-        module_of[name]
+    report.shapes = {
+        name: (tuple(value.shape), tuple(expected[name].shape))
         for name, value in renamed.items()
-        if name not in expected or expected[name].shape != value.shape
+        if name in expected and expected[name].shape != value.shape
     }
+    unfit = {module_of[name] for name in renamed if name not in expected or name in report.shapes}
     fitting = {name: value for name, value in renamed.items() if module_of[name] not in unfit}
     for published in list(report.used):
         if not any(name in fitting for name in new_names(published, rules)):
             report.used.remove(published)
             report.dropped[published] = "the model has no such module of this shape"
-    if not fitting:
-        raise ValueError("the model has no weight of the shapes of the DETR; expected its backbone and widths")
     report.missing = [name for name in expected if name not in fitting and not name.endswith("num_batches_tracked")]
+    if not fitting:
+        raise ValueError(
+            f"nothing of the {system} fits the model: {report.summary()}; expected its backbone and widths"
+        )
     model.load_state_dict(fitting, strict=False)
     return report
 
