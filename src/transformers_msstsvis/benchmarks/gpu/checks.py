@@ -133,7 +133,8 @@ def run_tests(checkouts: tuple[Path, ...] = CHECKOUTS) -> dict[str, Any]:
     files = sorted(path for path in (root / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text("utf-8"))
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", f"--junitxml={report}", *map(str, files)]
+        options = ["-q", "-m", "gpu", f"--rootdir={root}", f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", *options, *map(str, files)]
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, errors="replace")
         if "No module named pytest" in done.stderr:
             raise Absent("the tests need pytest: pip install pytest")

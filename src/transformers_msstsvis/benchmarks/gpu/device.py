@@ -60,7 +60,7 @@ def device_seconds(function: Callable[[], Any], device: str) -> float:
     once = seconds(function, device)
     calls = max(1, min(CUDA_CALLS, round(MEASURED_SECONDS / once)))
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda._sleep(int(1.2 * calls * once * CLOCK))
+    torch.cuda._sleep(int(1.5 * min(calls * once, MEASURED_SECONDS) * CLOCK))
     start.record()
     for _ in range(calls):
         function()
