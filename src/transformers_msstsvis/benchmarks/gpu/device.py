@@ -36,8 +36,8 @@ def describe(device: str) -> dict[str, Any]:
 def clear(device: str) -> None:
     """Forget what an earlier step has left: compiled graphs, and memory that nothing refers to."""
     torch.compiler.reset()
-    gc.collect()
     if device == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from ...files import written_aside
 from ...metrics.plots import new_figure
 from .operator_speed import KERNEL
-from .tables import OTHERS, columns, operator_rows, system_rows, title
+from .tables import OTHERS, columns, device_name, operator_rows, system_rows, title
 
 
 def plot(report: dict[str, Any], path: str) -> None:
@@ -21,7 +21,7 @@ def plot(report: dict[str, Any], path: str) -> None:
     _plot_operator(operator, report)
     _plot_systems(inference, report, "inference")
     _plot_systems(training, report, "training")
-    figure.suptitle(f"{report['date']}, {report['machine']}", fontsize=9)
+    figure.suptitle(f"{device_name(report)}, {report['date']}, {report['machine']}", fontsize=9)
     with written_aside(path) as unfinished:
         figure.savefig(unfinished, dpi=110)
 

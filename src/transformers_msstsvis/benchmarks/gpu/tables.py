@@ -12,7 +12,7 @@ def markdown(report: dict[str, Any]) -> str:
     """One page: checks, operator, inference, training, and what is missing."""
     minutes = report.get("seconds", 0.0) / 60
     parts = [
-        f"# On {_device(report)}",
+        f"# On {device_name(report)}",
         f"{report['date']}, {report['machine']}; {minutes:.1f} of {report['minutes']:g} minutes.",
         *_checks(report),
         *_operator(report),
@@ -51,7 +51,7 @@ def title(precision: str, compiled: bool) -> str:
     return f"{precision}, compiled" if compiled else precision
 
 
-def _device(report: dict[str, Any]) -> str:
+def device_name(report: dict[str, Any]) -> str:
     described = (step["result"] for step in report["steps"] if step.get("check") == "device" and "result" in step)
     return next(described, {}).get("name") or report["device"]
 
@@ -131,4 +131,5 @@ def _seconds(step: dict[str, Any]) -> str:
 
 
 def _told(result: dict[str, Any] | None) -> str:
-    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in (result or {}).items())
+    told = {key: f"{value:.2g}" if isinstance(value, float) else value for key, value in (result or {}).items()}
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in told.items())

@@ -1,5 +1,6 @@
 """One process in which steps run in turn, and which is replaced when a step has spoilt it."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -11,6 +12,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from ...commands.command_line import reason
+
+SECONDS_TO_END = 10
 
 
 class Absent(Exception):
@@ -35,7 +38,10 @@ class Worker:
     def __enter__(self) -> "Worker":
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error) -> None:
+        if self._process is not None and kind is None:
+            self._connection.send(None)  # it ends by itself, and leaves nothing behind
+            self._process.join(SECONDS_TO_END)
         self.stop()
 
     def run(self, function: Callable[..., Any], arguments: tuple, limit: float) -> dict[str, Any]:
@@ -95,16 +101,13 @@ def _serve(connection: Connection, threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
-    while True:
-        try:
-            function, arguments = connection.recv()
-        except EOFError:
-            return
-        outcome = _outcome(function, arguments)
-        connection.send({**outcome, "spoilt": _device_is_spoilt()})
+    with contextlib.suppress(EOFError):  # the other process was killed
+        while (task := connection.recv()) is not None:
+            connection.send({**outcome_of(*task), "spoilt": _device_is_spoilt()})
 
 
-def _outcome(function: Callable[..., Any], arguments: tuple) -> dict[str, Any]:
+def outcome_of(function: Callable[..., Any], arguments: tuple) -> dict[str, Any]:
+    """`function(*arguments)` as [`Worker.run`] gives it."""
     start = time.monotonic()
     try:
         outcome = {"status": "done", "result": function(*arguments)}
