@@ -4,10 +4,11 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -72,11 +73,8 @@ class Worker:
         """End the process, with all that it has started."""
         if self._process is None:
             return
-        if self._process.is_alive() and hasattr(os, "killpg"):
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:  # it leads no group yet
-                self._process.kill()
+        if self._process.is_alive():
+            _end_group(self._process.pid)
         self._process.kill()
         self._process.join()
         self._connection.close()
@@ -97,13 +95,26 @@ def told_exit(code: int) -> str:
 def _serve(connection: Connection, threads: int | None) -> None:
     if hasattr(os, "setsid"):
         os.setsid()  # a group that can be ended as a whole, such as with compilers that run
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if threads:
         import torch
 
         torch.set_num_threads(threads)
-    with contextlib.suppress(EOFError):  # the other process was killed
-        while (task := connection.recv()) is not None:
-            connection.send({**outcome_of(*task), "spoilt": _device_is_spoilt()})
+    while (task := connection.recv()) is not None:
+        connection.send({**outcome_of(*task), "spoilt": _device_is_spoilt()})
+
+
+def _end_with_parent() -> None:
+    """Nothing is left running, and holds the device, when the other process is killed."""
+    parent_process().join()
+    _end_group(os.getpid())
+
+
+def _end_group(leader: int) -> None:
+    """End a process and all that it has started, as far as this system knows groups."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):  # it leads no group yet, or is gone
+            os.killpg(leader, signal.SIGKILL)
 
 
 def outcome_of(function: Callable[..., Any], arguments: tuple) -> dict[str, Any]:
