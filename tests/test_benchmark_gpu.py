@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -59,7 +60,8 @@ class Here(Worker):
     """In this process: to load everything in another takes longer than the small run."""
 
     def run(self, function, arguments, limit):
-        return outcome_of(*pickle.loads(pickle.dumps((function, arguments))))
+        with mock.patch.dict(os.environ, self.environment):
+            return outcome_of(*pickle.loads(pickle.dumps((function, arguments))))
 
 
 def checkout(folder: Path, tests: str = TESTS) -> Path:
@@ -126,6 +128,31 @@ def test_whole_run_on_a_cpu(tmp_path, monkeypatch, capsys):
     assert (output / "gpu.png").stat().st_size > 10_000
 
 
+def test_a_kernel_that_fails_costs_only_itself(tmp_path, monkeypatch):
+    def broken(device, reference):
+        raise RuntimeError("an illegal memory access")
+
+    monkeypatch.setattr(checks.kernels, "load_and_check", broken)
+    monkeypatch.setattr(gpu, "Worker", Here)
+    wanted = ("checks, build", "operator, decoder, 1, float32, forward", "inference, msstsvis-tiny, float32")
+    monkeypatch.setattr(gpu, "plan", lambda arguments: [step for step in plan(arguments) if step.name in wanted])
+    checks._try_kernel.cache_clear()
+    try:
+        assert benchmark.main(["gpu", "--device", "cpu", "--output", str(tmp_path), "--no_compile", *SMALL]) == 1
+    finally:
+        checks._try_kernel.cache_clear()
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    build, operator, inference = report["steps"]
+    assert build["message"] == "the kernel can't be used: an illegal memory access"
+    assert "switched off" in operator["result"]["sides"]["kernel"]["failed"]
+    assert operator["result"]["sides"]["PyTorch"]["seconds"]["median"] > 0
+    assert inference["status"] == "done"
+    page = (tmp_path / "gpu.md").read_text()
+    assert "As it failed (checks, build), all that follows is measured without the kernel." in page
+    assert "- operator, decoder, 1, float32, forward, kernel: the kernel is switched off" in page
+    assert " µs |" in page
+
+
 def test_what_is_not_begun_in_time_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # nor is a picture needed
     arguments = ["gpu", "--device", "cpu", "--output", str(tmp_path), "--minutes", "0"]
@@ -175,13 +202,15 @@ def test_a_step_that_spoils_its_process_costs_no_other(monkeypatch):
         assert worker.run(math.sqrt, (4.0,), 60)["result"] == 2
         process = worker._process
         failed = worker.run(math.sqrt, (-4.0,), 60)
-        assert (failed["status"], failed["message"]) == ("failed", "math domain error")
+        assert (failed["status"], failed["message"], failed["spoilt"]) == ("failed", "math domain error", False)
         assert "ValueError" in failed["traceback"]
         assert worker.run(os.getpid, (), 60)["result"] == process.pid  # the same: it is sound
         stopped = worker.run(time.sleep, (60,), 0.2)
         assert stopped["message"] == "stopped, as it was not done after 0 seconds"
+        assert stopped["spoilt"]
         assert not process.is_alive()
-        assert worker.run(math.sqrt, (9.0,), 60)["result"] == 3
+        worker.environment["MSSTSVIS_KERNELS"] = "off"
+        assert worker.run(os.getenv, ("MSSTSVIS_KERNELS",), 60)["result"] == "off"
 
 
 def leave_asleep(file: str) -> None:

@@ -18,7 +18,7 @@ from ...files import check_writable_folder, written_aside
 from .. import models
 from ..report import setting
 from .picture import plot
-from .plan import plan
+from .plan import BUILD, EVERY_KERNEL, GRADCHECK, OPCHECK, Step, plan
 from .tables import markdown
 from .worker import Worker
 
@@ -61,7 +61,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     Returns:
         `steps`: a list of dicts with `section`, what tells the step from others, and `status`: "done" with `result`,
-        "absent" or "failed" with `message`, or "left out".
+        "absent" or "failed" with `message`, or "left out". With a kernel that is not there, or breaks its process, the
+        models are measured without it: `without_kernel_after` has the name of the check then.
 
     Raises:
         RuntimeError: there is no CUDA device, and no other was asked for.
@@ -82,6 +83,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
                 if left > 0:
                     limit = min(left, 60 * LONGEST_STEP * arguments.minutes)
                     outcome = worker.run(step.function, step.arguments, limit)
+                if _kernel_is_unusable(step, outcome) and not worker.environment:
+                    worker.environment["MSSTSVIS_KERNELS"] = "off"
+                    worker.stop()
+                    report["without_kernel_after"] = step.name
                 steps.append({"section": step.section, **step.of, "name": step.name, **outcome})
                 report["seconds"] = time.monotonic() - start
                 _tell(steps[-1])
@@ -99,6 +104,14 @@ def failed_checks(report: dict[str, Any]) -> list[str]:
 def show(report: dict[str, Any]) -> str:
     """The report for a reader."""
     return markdown(report)
+
+
+def _kernel_is_unusable(step: Step, outcome: dict[str, Any]) -> bool:
+    """Whether the models would fail with the kernel, too: it is not there, or its faults stay with the process."""
+    check = step.of.get("check")
+    if check == BUILD and outcome["status"] == "failed":
+        return True
+    return check in (BUILD, EVERY_KERNEL, OPCHECK, GRADCHECK) and outcome.get("spoilt", False)
 
 
 def _tell(step: dict[str, Any]) -> None:

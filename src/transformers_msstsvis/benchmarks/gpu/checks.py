@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import torch
 
+from ...commands.command_line import reason
 from ...kernels import build
 from ...kernels import deformable_attention_kernel as kernels
 from ...ops.multi_scale_deformable_attention import multi_scale_deformable_attention_reference as reference
@@ -27,16 +28,28 @@ SANITIZER = "compute-sanitizer"
 TOLD_LINES = 6  # of a tool's complaint
 
 
-@functools.cache
 def compiled_kernel(device: str) -> Callable[..., torch.Tensor]:
     """
     The compiled operator, and nothing in its place.
 
     Raises:
-        RuntimeError: it can't be built, loaded, or is wrong on a tiny input.
+        RuntimeError: it can't be built, loaded, is wrong on a tiny input, or is switched off.
     """
-    kernels.load_and_check(device, reference)
+    if os.environ.get("MSSTSVIS_KERNELS") == "off":
+        raise RuntimeError("the kernel is switched off (MSSTSVIS_KERNELS=off)")
+    error = _try_kernel(device)
+    if error is not None:
+        raise RuntimeError(f"the kernel can't be used: {reason(error)}") from error
     return torch.ops.msstsvis.multi_scale_deformable_attention
+
+
+@functools.cache  # a build that fails takes its time
+def _try_kernel(device: str) -> Exception | None:
+    try:
+        kernels.load_and_check(device, reference)
+    except Exception as error:
+        return error
+    return None
 
 
 def check_build(device: str) -> dict[str, Any]:
@@ -62,7 +75,8 @@ def check_every_kernel(device: str) -> dict[str, Any]:
             for queries in (7, pixels):
                 inputs = random_inputs(2, shapes, heads, channels, queries, points)
                 inputs[0] = inputs[0].to(dtype)
-                grad_output = torch.randn(2, queries, heads * channels).to(dtype)
+                generator = torch.Generator().manual_seed(1)
+                grad_output = torch.randn(2, queries, heads * channels, generator=generator).to(dtype)
                 expected = _with_gradients(reference, shapes, [x.double() for x in (*inputs, grad_output)])
                 given = _with_gradients(operator, _flat(shapes), [x.to(device) for x in (*inputs, grad_output)])
                 what = f"{dtype}, {channels} channels, {queries} queries"

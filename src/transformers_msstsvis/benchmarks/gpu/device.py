@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from ..op import CUDA_CALLS, clock
-from ..timing import peak_growth
 
 COPIED_BYTES = {"cuda": 2**30, "cpu": 2**26}  # beyond the caches
 CLOCK = 2e9  # cycles of a GPU in a second, about
@@ -69,15 +68,19 @@ def device_seconds(function: Callable[[], Any], device: str) -> float:
     return start.elapsed_time(end) / 1000 / calls
 
 
-def peak_bytes(function: Callable[[], Any], device: str) -> int | None:
-    """All that lives on a GPU at the peak of a call; on a CPU, by how much the process grows."""
+def peak_bytes(function: Callable[[], Any], device: str, above: bool = False) -> int | None:
+    """
+    Memory of a GPU at the peak of a call, of all that lives there, or `above` what did before; None on a CPU, where
+    it can't be told from what earlier steps have left.
+    """
     if device == "cpu":
-        return peak_growth(function)
+        return None
     synchronize(device)
+    before = torch.cuda.memory_allocated() if above else 0
     torch.cuda.reset_peak_memory_stats()
     function()
     synchronize(device)
-    return torch.cuda.max_memory_allocated()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def copy_bandwidth(device: str, repeats: int = 5) -> float:

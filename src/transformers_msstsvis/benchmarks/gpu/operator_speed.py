@@ -40,9 +40,9 @@ def measure_operator(
 
     Returns:
         `roofline_s`: seconds in which a copy moves as many bytes as the inputs and outputs have; `sides`: by name
-        seconds of the device (`seconds`, and their `ratio` to the kernel's of the same round), seconds of one call as
-        Python sees it (`call_s`), `first_call_s`, `peak_bytes`, and `relative_error` to the formula in float64. A side
-        that is not here has `absent`, one that fails `failed`, with the reason.
+        `seconds` of the device, their `ratio` to the kernel's of the same round, seconds of one call as Python sees it
+        (`call_s`) and of the first one, `peak_bytes` above the inputs, and `relative_error` to the formula in float64.
+        A side that is not here has `absent`, one that fails `failed`, with the reason.
     """
     clear(device)
     frames, height, width = size
@@ -61,7 +61,7 @@ def measure_operator(
             once = functools.partial(call, function, given, gradients)
             rows[name] = {
                 "first_call_s": seconds(once, device),
-                "peak_bytes": peak_bytes(once, device),
+                "peak_bytes": peak_bytes(once, device, above=True),
                 "relative_error": finite(relative_error(function(*given), expected), "the error of the output"),
                 "call_s": seconds(once, device),
             }

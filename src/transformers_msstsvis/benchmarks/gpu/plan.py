@@ -10,6 +10,7 @@ from . import checks, device, operator_speed, system_speed
 
 DTYPES = ("float32", "bfloat16")
 SECTIONS = ("checks", "operator", "inference", "training")
+BUILD, EVERY_KERNEL, OPCHECK, GRADCHECK = "build", "every kernel against the formula", "opcheck", "gradcheck"
 
 
 @dataclass
@@ -62,10 +63,10 @@ def plan(arguments: argparse.Namespace) -> list[Step]:
 def _checks(where: str) -> list[Step]:
     steps = [
         ("device", device.describe, (where,)),
-        ("build", checks.check_build, (where,)),
-        ("every kernel against the formula", checks.check_every_kernel, (where,)),
-        ("opcheck", checks.check_operators, (where,)),
-        ("gradcheck", checks.check_gradients, (where,)),
+        (BUILD, checks.check_build, (where,)),
+        (EVERY_KERNEL, checks.check_every_kernel, (where,)),
+        (OPCHECK, checks.check_operators, (where,)),
+        (GRADCHECK, checks.check_gradients, (where,)),
         ("tests marked gpu", checks.run_tests, ()),
         ("compute-sanitizer", checks.run_sanitizer, (where,)),
     ]

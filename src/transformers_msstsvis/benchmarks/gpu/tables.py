@@ -15,6 +15,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"# On {device_name(report)}",
         f"{report['date']}, {report['machine']}; {minutes:.1f} of {report['minutes']:g} minutes.",
         *_checks(report),
+        *_without_kernel(report),
         *_operator(report),
         *_systems(report, "inference", "Inference: frames per second, and peak memory in GB"),
         *_systems(report, "training", "Training step: frames per second, and peak memory in GB"),
@@ -65,6 +66,11 @@ def _checks(report: dict[str, Any]) -> list[str]:
     return _section("Checks", ["check", "", "seconds", ""], rows)
 
 
+def _without_kernel(report: dict[str, Any]) -> list[str]:
+    after = report.get("without_kernel_after")
+    return [f"As it failed ({after}), all that follows is measured without the kernel."] if after else []
+
+
 def _operator(report: dict[str, Any]) -> list[str]:
     rows = []
     for key, row in operator_rows(report).items():
@@ -113,7 +119,9 @@ def _side(row: dict[str, Any] | None) -> str:
         return ""
     if "ratio" in row:
         return f"{row['ratio']['median']:.2f}"
-    return next((status for status in ("absent", "failed") if status in row), "")
+    if "seconds" in row:  # there is no kernel beside it
+        return f"{1e6 * row['seconds']['median']:.4g} µs"
+    return next(status for status in ("absent", "failed") if status in row)
 
 
 def _speed(step: dict[str, Any] | None) -> str:

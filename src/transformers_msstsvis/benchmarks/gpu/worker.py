@@ -28,11 +28,15 @@ class Worker:
 
     Args:
         threads: of PyTorch there; None for all cores.
+
+    Attributes:
+        environment: variables of the process from its next start on.
     """
 
     method = "spawn"  # a device can't be used in a fork of a process that has
 
     def __init__(self, threads: int | None = None):
+        self.environment: dict[str, str] = {}
         self._threads = threads
         self._process = None
 
@@ -50,7 +54,8 @@ class Worker:
         `function(*arguments)`, both of which can be pickled, in at most `limit` seconds.
 
         Returns:
-            `status` "done" with `result`, or "absent" or "failed" with `message` (and `traceback`); `seconds`.
+            `status` "done" with `result`, or "absent" or "failed" with `message` (and `traceback`); `seconds`; and
+            `spoilt`, whether the process could not be kept.
         """
         start = time.monotonic()
         try:
@@ -59,7 +64,7 @@ class Worker:
             self._connection.send((function, arguments))
             if self._connection.poll(limit):
                 outcome = self._connection.recv()
-                if outcome.pop("spoilt"):
+                if outcome["spoilt"]:
                     self.stop()
                 return outcome
             message = f"stopped, as it was not done after {limit:.0f} seconds"
@@ -67,7 +72,7 @@ class Worker:
             self._process.join()
             message = f"its process ended: {told_exit(self._process.exitcode)}"
         self.stop()
-        return {"status": "failed", "message": message, "seconds": time.monotonic() - start}
+        return {"status": "failed", "message": message, "seconds": time.monotonic() - start, "spoilt": True}
 
     def stop(self) -> None:
         """End the process, with all that it has started."""
@@ -83,7 +88,7 @@ class Worker:
     def _start(self) -> None:
         context = get_context(self.method)
         self._connection, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, self._threads))
+        self._process = context.Process(target=_serve, args=(other, self._threads, self.environment))
         self._process.start()
         other.close()
 
@@ -92,10 +97,11 @@ def told_exit(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
 
-def _serve(connection: Connection, threads: int | None) -> None:
+def _serve(connection: Connection, threads: int | None, environment: dict[str, str]) -> None:
     if hasattr(os, "setsid"):
         os.setsid()  # a group that can be ended as a whole, such as with compilers that run
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.update(environment)
     if threads:
         import torch
 
@@ -108,6 +114,7 @@ def _end_with_parent() -> None:
     """Nothing is left running, and holds the device, when the other process is killed."""
     parent_process().join()
     _end_group(os.getpid())
+    os._exit(1)
 
 
 def _end_group(leader: int) -> None:
