@@ -39,15 +39,15 @@ class Step:
 def plan(arguments: argparse.Namespace) -> list[Step]:
     """
     All steps, the most important first: checks, the operator, inference, training. What is compiled by `torch.compile`
-    comes after all that is not, as it takes a minute where the others take seconds, and of that first what is asked
-    for most: the operator at its smallest size, models in bfloat16.
+    comes after all that is not, as compiling takes many times as long as measuring, and of that first what is asked for
+    most: the operator at its smallest size, models in bfloat16.
     """
-    steps = [*_checks(arguments.device), *_operator(arguments)]
-    for section, function in (
-        ("inference", system_speed.measure_inference),
-        ("training", system_speed.measure_training),
-    ):
-        steps += _systems(section, function, arguments)
+    steps = [
+        *_checks(arguments.device),
+        *_operator(arguments),
+        *_systems("inference", system_speed.measure_inference, arguments),
+        *_systems("training", system_speed.measure_training, arguments),
+    ]
     if arguments.no_compile:
         return [step for step in steps if not step.of.get("compiled")]
 

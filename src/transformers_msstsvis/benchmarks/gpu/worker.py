@@ -58,9 +58,9 @@ class Worker:
             `spoilt`, whether the process could not be kept.
         """
         start = time.monotonic()
+        if self._process is None:
+            self._start()
         try:
-            if self._process is None:
-                self._start()
             self._connection.send((function, arguments))
             if self._connection.poll(limit):
                 outcome = self._connection.recv()
