@@ -39,8 +39,8 @@ class Step:
 def plan(arguments: argparse.Namespace) -> list[Step]:
     """
     All steps, the most important first: checks, the operator, inference, training. What is compiled by `torch.compile`
-    comes after all that is not, as compiling takes many times as long as measuring, and of that first what is asked for
-    most: the operator at its smallest size, models in bfloat16.
+    comes after all that is not, as compiling takes many times as long as measuring, and of that first what is asked
+    for most: the operator at its smallest size, models in bfloat16.
     """
     steps = [
         *_checks(arguments.device),
