@@ -25,6 +25,7 @@ from transformers_msstsvis.benchmarks import (
     video,
 )
 from transformers_msstsvis.layers.linear import Linear
+from transformers_msstsvis.losses.common import check_labels
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -134,6 +135,12 @@ def test_a_training_step_is_split_into_its_parts():
         assert set(parts) == {*train.FORWARD_PARTS, "rest of the forward pass", "backward", "clipping and update"}
         assert min(parts.values()) > 0
         assert sum(parts.values()) == pytest.approx(content[side]["cpu_s"]["max"], rel=0.1)
+
+
+def test_labels_of_many_narrow_frames_fit():
+    labels = train.make_labels(argparse.Namespace(instances=3, frames=36, height=48, width=64))
+    check_labels([labels], torch.Size([1, 36, 3, 48, 64]), num_labels=2)
+    assert labels["valid"].all()
 
 
 @pytest.mark.parametrize("name", models.MODELS)

@@ -43,11 +43,7 @@ def load_kernel(device: str, reference: Callable[..., Tensor]) -> bool:
         whether the kernel can be used; when it can't, one warning says why.
     """
     try:
-        # A thread has a current CUDA device of its own, too.
-        place = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
-        # A new thread has no tracing mode, autocast or no_grad of the caller, who may well be torch.export.
-        with ThreadPoolExecutor(1) as executor:
-            executor.submit(_load_and_check, place, reference).result()
+        load_and_check(device, reference)
     except Exception as error:  # whatever it is, PyTorch can do the work
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         logger.warning(
@@ -57,6 +53,15 @@ def load_kernel(device: str, reference: Callable[..., Tensor]) -> bool:
         return False
     logger.info(f"Deformable attention on {device} uses its compiled kernel")
     return True
+
+
+def load_and_check(device: str, reference: Callable[..., Tensor]) -> None:
+    """As [`load_kernel`], which tells what this raises: `BuildError`, `OSError`, `ArithmeticError` or another."""
+    # A thread has a current CUDA device of its own, too.
+    place = torch.device(device, torch.cuda.current_device()) if device == "cuda" else torch.device(device)
+    # A new thread has no tracing mode, autocast or no_grad of the caller, who may well be torch.export.
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(_load_and_check, place, reference).result()
 
 
 def _load_and_check(device: torch.device, reference: Callable[..., Tensor]) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.ops.test_multi_scale_deformable_attention import SIZES, assert_close, make_inputs, run
+from transformers_msstsvis.benchmarks.gpu import checks
 from transformers_msstsvis.ops import multi_scale_deformable_attention as ops
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -105,33 +106,15 @@ def test_inputs_need_not_be_contiguous():
 
 
 def test_gradients():
-    # Linear in value and weights, bilinear in a location within its cell: finite differences are exact there.
-    generator = torch.Generator().manual_seed(0)
-    value = torch.randn(1, 32, 2, 4, generator=generator)
-    cells = torch.stack([torch.randint(-1, side, (1, 3, 2, 1, 2), generator=generator) for side in (8, 4)], -1)
-    locations = (cells + 0.75 + 0.5 * torch.rand(cells.shape, generator=generator)) / torch.tensor([8.0, 4.0])
-    weights = torch.rand(1, 3, 2, 1, 2, generator=generator)
-    inputs = [tensor.cuda().requires_grad_() for tensor in (value, locations, weights)]
-    with pytest.warns(UserWarning, match="double precision"):
-        assert torch.autograd.gradcheck(
-            lambda v, l, w: multi_scale_deformable_attention(v, [(4, 8)], l, w),
-            inputs,
-            eps=2**-6,
-            atol=2e-3,
-            rtol=2e-3,
-            nondet_tol=1e-5,
-        )
+    checks.check_gradients("cuda")
 
 
 def test_operators_pass_opcheck():
-    value, locations, weights = (tensor.cuda() for tensor in make_inputs(2, [(3, 4), (2, 2)], 2, 8, 3, 2))
-    arguments = (value, [3, 4, 2, 2], locations, weights)
-    with_grad = tuple(x.clone().requires_grad_() if isinstance(x, torch.Tensor) else x for x in arguments)
-    torch.library.opcheck(torch.ops.msstsvis.multi_scale_deformable_attention, with_grad)
-    grad_output = torch.randn(2, 3, 16, device="cuda")
-    torch.library.opcheck(
-        torch.ops.msstsvis.multi_scale_deformable_attention_backward, (grad_output, *arguments), atol=1e-5, rtol=1e-5
-    )
+    checks.check_operators("cuda")
+
+
+def test_every_kernel():
+    checks.check_every_kernel("cuda")
 
 
 def test_tensors_of_two_devices_are_refused():

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict:
     """Returns `{"setting": {...}, "results": [...]}`; a result has `workload`, `variant`, `seconds` (median) and
     `ratio`, `ratio_low`, `ratio_high` (median and range over the rounds)."""
-    shapes = [(-(-arguments.height // stride), -(-arguments.width // stride)) for stride in STRIDES]
+    shapes = level_shapes(arguments.height, arguments.width)
     results = []
     for name, queries in (("encoder", None), ("decoder", arguments.queries)):
         inputs = make_inputs(arguments.frames, shapes, queries, arguments.device)
@@ -48,6 +48,11 @@ def run(arguments: argparse.Namespace) -> dict:
     setting = {key: getattr(arguments, key) for key in ("device", "frames", "height", "width", "queries", "rounds")}
     setting |= {"heads": HEADS, "channels": CHANNELS, "points": POINTS, "threads": torch.get_num_threads()}
     return {"setting": setting, "results": results}
+
+
+def level_shapes(height: int, width: int) -> list[tuple[int, int]]:
+    """Height and width of every level of a frame."""
+    return [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
 
 
 def make_inputs(
@@ -81,18 +86,12 @@ def make_variants(
     shapes: list[tuple[int, int]], inputs: tuple[torch.Tensor, ...], gradients: bool, compiled: bool
 ) -> dict[str, Callable[[], None]]:
     value, locations, weights = inputs
-    sides = torch.tensor(shapes, device=value.device)
-    starts = torch.cat([sides.new_zeros(1), sides.prod(1).cumsum(0)[:-1]])
-    theirs = MultiScaleDeformableAttention()
-
-    def transformers(value, locations, weights):
-        return theirs(value, sides, shapes, starts, locations, weights, 64)
 
     def ours(value, locations, weights, function=multi_scale_deformable_attention):
         return function(value, shapes, locations, weights)
 
     functions = {
-        "transformers": (transformers, value),
+        "transformers": (transformers_operator(shapes, value.device), value),
         "compiled kernel": (ours, value),
         "compiled kernel, bfloat16 value": (ours, value.bfloat16()),
     }
@@ -106,6 +105,19 @@ def make_variants(
         name: functools.partial(call, function, (value, locations, weights), gradients)
         for name, (function, value) in functions.items()
     }
+
+
+def transformers_operator(shapes: list[tuple[int, int]], device: torch.device) -> Callable[..., torch.Tensor]:
+    """That of transformers, of value, locations and weights."""
+    sides, starts = level_tensors(shapes, device)
+    theirs = MultiScaleDeformableAttention()
+    return lambda value, locations, weights: theirs(value, sides, shapes, starts, locations, weights, 64)
+
+
+def level_tensors(shapes: list[tuple[int, int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Height and width `(L, 2)` and first pixel `(L,)` of every level, as most operators take them."""
+    sides = torch.tensor(shapes, device=device)
+    return sides, torch.cat([sides.new_zeros(1), sides.prod(1).cumsum(0)[:-1]])
 
 
 def call(function: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...], gradients: bool) -> None:

@@ -20,11 +20,15 @@ def measure(part: ModuleType, arguments: Any) -> dict[str, Any]:
     """
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    return {**setting(part.__name__.rpartition(".")[2]), **part.run(arguments)}
+
+
+def setting(part: str) -> dict[str, Any]:
+    """What a report of a part begins with."""
     return {
-        "part": part.__name__.rpartition(".")[2],
+        "part": part,
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-        **part.run(arguments),
     }
 
 

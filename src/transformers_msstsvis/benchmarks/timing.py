@@ -1,5 +1,6 @@
 """Two sides measured in turns in one process, in time and memory."""
 
+import math
 import re
 import statistics
 import time
@@ -110,3 +111,15 @@ def _status(name: str) -> int:
 def relative_error(given, expected) -> float:
     """2-norm of the difference over that of `expected`."""
     return float((given.double() - expected.double()).norm() / expected.double().norm())
+
+
+def finite(value: float, what: str) -> float:
+    """
+    The value itself.
+
+    Raises:
+        ArithmeticError: it is infinite, or no number.
+    """
+    if not math.isfinite(value):
+        raise ArithmeticError(f"{what} is {value}; expected a finite number")
+    return value

@@ -94,14 +94,14 @@ def make_sides(arguments: argparse.Namespace, watch: Stopwatch) -> dict[str, Cal
 
 
 def make_labels(arguments: argparse.Namespace) -> dict[str, torch.Tensor]:
-    """Rectangles that move to the right."""
+    """Rectangles that move to the right, up to the edge."""
     n, T, H, W = arguments.instances, arguments.frames, arguments.height, arguments.width
     masks = torch.zeros(n, T, H, W, dtype=torch.bool)
     boxes = torch.empty(n, T, 4)
     height, width = H // 6, W // 6
     for i in range(n):
         for t in range(T):
-            top, left = (i * H) // (n + 1), (i * W) // (2 * n) + 8 * t
+            top, left = (i * H) // (n + 1), min((i * W) // (2 * n) + 8 * t, W - width)
             masks[i, t, top : top + height, left : left + width] = True
             boxes[i, t] = torch.tensor([(left + width / 2) / W, (top + height / 2) / H, width / W, height / H])
     return {"class_labels": torch.arange(n) % 2, "boxes": boxes, "masks": masks, "valid": masks.flatten(2).any(2)}

@@ -2,9 +2,11 @@
 
 transformers-msstsvis benchmark op|infer|train|masks|metric|models|video|tracking [--json FILE] [--threads N]
                                                                                    [--plot FILE.png]
+transformers-msstsvis benchmark gpu --output DIR
 
 Ratios are in CPU time of the process, so that they hold on a busy machine, too. `models` and `video` have no
-baseline: they give seconds and memory. `tracking` gives AP and identity switches.
+baseline: they give seconds and memory. `tracking` gives AP and identity switches. `gpu` checks and measures everything
+on a CUDA device, in minutes.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import sys
 from types import ModuleType
 
 from ..files import check_distinct, check_writable, written_aside
-from .command_line import Parser, run
+from .command_line import Parser, run, say
 
 PARTS = {
     "op": "multi-scale deformable attention against the operator of transformers",
@@ -25,6 +27,7 @@ PARTS = {
     "models": "the five systems on videos of growing length, untrained: seconds, parameters and memory",
     "video": "videos of growing length through predict: time of every part, and memory",
     "tracking": "trackers on long synthetic videos: AP and identity switches",
+    "gpu": "a CUDA device: is the kernel right there, and how fast are the operator and all models",
 }
 
 
@@ -34,9 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     parts = parser.add_subparsers(dest="part", required=True)
     part_parsers = {part: parts.add_parser(part, help=what) for part, what in PARTS.items()}
 
-    def work() -> None:
+    def work() -> int:
         add_arguments(part_parsers[arguments[0]], arguments[0])  # only what is asked for is loaded
-        measure_and_write(parser.parse_args(arguments))
+        return measure_and_write(parser.parse_args(arguments))
 
     if not arguments or arguments[0] not in PARTS:
         parser.parse_args(arguments)
@@ -54,7 +57,8 @@ def load(part: str) -> ModuleType:
     return importlib.import_module(f"..benchmarks.{part}", __package__)
 
 
-def measure_and_write(arguments: argparse.Namespace) -> None:
+def measure_and_write(arguments: argparse.Namespace) -> int:
+    """The exit status: 1 if the part checks whether results are right, and some are not."""
     from ..benchmarks.report import measure, plot_ratios
 
     check_writable(arguments.json, arguments.plot)
@@ -62,12 +66,16 @@ def measure_and_write(arguments: argparse.Namespace) -> None:
     part = load(arguments.part)
     report = measure(part, arguments)
     text = json.dumps(report, indent=2)
-    print(text)
+    print(part.show(report) if hasattr(part, "show") else text)
     if arguments.json:
         with written_aside(arguments.json) as unfinished:
             unfinished.write_text(text + "\n")
     if arguments.plot:
         getattr(part, "plot", plot_ratios)(report, arguments.plot)
+    failed = part.failed_checks(report) if hasattr(part, "failed_checks") else []
+    if failed:
+        say(f"error: of the checks failed: {', '.join(failed)}")
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

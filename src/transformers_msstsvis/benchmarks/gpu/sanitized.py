@@ -1,0 +1,6 @@
+"""What runs under compute-sanitizer: every kernel once, `python -m transformers_msstsvis.benchmarks.gpu.sanitized`."""
+
+from .checks import check_every_kernel
+
+if __name__ == "__main__":
+    print(check_every_kernel("cuda"))
