@@ -14,14 +14,14 @@ ANSWERS = {
     "someone/nothing": (404, "RepoNotFound"),
     "someone/gated": (403, "GatedRepo"),
     "someone/weights-only": (404, "EntryNotFound"),
-    "someone/busy": (503, None),
+    "someone/refused": (400, None),
 }
 TOLD = {
     "someone/private": "no such model that you may see: check the name, or log in with hf auth login",
     "someone/nothing": "no such model that you may see: check the name, or log in with hf auth login",
     "someone/gated": "the files of someone/gated are given on request: ask for them at",
     "someone/weights-only": "someone/weights-only on the Hub has no config.json",
-    "someone/busy": "the Hub can't be reached",
+    "someone/refused": "the Hub can't be reached",
 }
 
 
@@ -70,7 +70,7 @@ def test_what_the_hub_does_not_give(hub, tmp_path, monkeypatch, capsys, name):
 
 
 def test_a_start_that_the_hub_does_not_give(hub, tmp_path, capsys):
-    videos = make_synthetic(tmp_path / "videos", 0, 1, height=32, width=32)
+    videos = make_synthetic(tmp_path / "videos", 0, 1, height=64, width=64)
     arguments = ["--config", "own-data-small", "--dataset", str(videos), "--output_dir", str(tmp_path / "run")]
     assert train.main([*arguments, "--init_from", "someone/gated", "--use_cpu", "--bf16", "no"]) == 1
     assert TOLD["someone/gated"] in capsys.readouterr().err

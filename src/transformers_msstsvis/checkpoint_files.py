@@ -165,7 +165,7 @@ def check_checkpoint(model: str | PathLike) -> None:
         return
     model = str(model)
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError
 
     missing = FileNotFoundError(f"there is no model folder {model}; expected a folder, or the name of one on the Hub")
     if model.startswith((".", "/", "~")) or model.count("/") > 1 or os.sep not in "/" + model:
@@ -193,7 +193,7 @@ def check_checkpoint(model: str | PathLike) -> None:
             f"there is no model folder {model} here, and on the Hub no such model that you may see: check the name, "
             "or log in with hf auth login if it is private"
         ) from error
-    except EntryNotFoundError as error:
+    except RemoteEntryNotFoundError as error:
         raise FileNotFoundError(f"{model} on the Hub has no config.json; expected a checkpoint of a model") from error
     except OSError as error:
         raise FileNotFoundError(

@@ -102,7 +102,8 @@ def test_other_heads_or_nothing_in_common():
     with pytest.raises(ValueError, match="decoder_attention_heads is 2 and that of the DETR 4; expected the same"):
         initialize(tiny_vistr(decoder_attention_heads=2), tiny_detr())
     other = {**BACKBONE, "embedding_size": 4, "hidden_sizes": [4, 4, 4, 4], "out_features": ["stage4"]}
-    with pytest.raises(ValueError, match=r"nothing of the detr fits the model: 0 weights used.* such as .* there and .*; expected its backbone"):
+    told = r"nothing of the detr fits the model: 0 weights used.* such as .* there and .*; expected its backbone"
+    with pytest.raises(ValueError, match=told):
         initialize(tiny_vistr(), tiny_detr(d_model=48, encoder_ffn_dim=8, decoder_ffn_dim=8, backbone_config=other))
 
 

@@ -62,10 +62,10 @@ def test_what_is_drawn_can_be_chosen(found, tmp_path):
     for parts in ((), ("masks",), ("boxes", "trails")):
         folder = tmp_path / str(len(parts))
         folder.mkdir()
-        frames[parts] = list(VideoReader(show_tracks(found, folder, parts=parts).video))[10].astype(int)
-    plain = list(VideoReader(SAMPLE_VIDEO))[10].astype(int)
+        frames[parts] = list(VideoReader(show_tracks(found, folder, parts=parts).video))[5].astype(int)
+    plain = list(VideoReader(SAMPLE_VIDEO))[5].astype(int)
     assert abs(frames["boxes", "trails"] - frames[()]).mean() > 0.5
-    assert abs(frames[()] - plain).mean() < 5 < abs(frames["masks",] - frames[()]).mean()
+    assert abs(frames[()] - plain).mean() < 2 < abs(frames["masks",] - frames[()]).mean()
 
 
 def test_a_long_video_is_cut_with_a_hint(segmenter):

@@ -83,7 +83,7 @@ def test_a_detector_is_a_better_start_than_nothing(tmp_path, capsys):
     coco = make_synthetic(tmp_path / "stills", 0, 400, **sizes)
     mine = make_synthetic(tmp_path / "mine", 1, 30, **sizes)
     unseen = make_synthetic(tmp_path / "unseen", 2, 20, **sizes)
-    train_detector(Path(coco), tmp_path / "detector", steps=600)
+    train_detector(Path(coco), tmp_path / "detector", steps=400)
     ap = {}
     for start in ("detector", "scratch"):
         output = tmp_path / start
@@ -92,6 +92,6 @@ def test_a_detector_is_a_better_start_than_nothing(tmp_path, capsys):
         arguments += ["--max_steps", "150", "--warmup_steps", "20", "--learning_rate", "5e-4", "--eval_strategy", "no"]
         arguments += ["--init_from", str(output) if start == "detector" else "", "--dataloader_num_workers", "0"]
         assert script.main(arguments) == 0
-        ap[start] = 100 * evaluate_model(f"{output}-run", str(unseen))["AP"]
+        ap[start] = 100 * evaluate_model(str(unseen), f"{output}-run")["AP"]
     print(ap)
     assert ap["detector"] > ap["scratch"] + 1

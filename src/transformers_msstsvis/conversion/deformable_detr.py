@@ -70,8 +70,8 @@ def initialize(model: PreTrainedModel, detector: str | PreTrainedModel) -> Conve
         What was used, what dropped and why, and which weights of the model are new.
 
     Raises:
-        ValueError: for a detector in two stages; when weights of it are missing, nothing of it fits, or attention of equal width is split into
-            another number of heads.
+        ValueError: for a detector in two stages; when weights of it are missing, nothing of it fits, or attention of
+            equal width is split into another number of heads.
         OSError: when there is no such checkpoint.
     """
     name = detector if isinstance(detector, str) else "the detector"

@@ -51,7 +51,8 @@ def initialize(model: PreTrainedModel, detr: str | PreTrainedModel) -> Conversio
         What was used, what dropped and why, and which weights of the model are new.
 
     Raises:
-        ValueError: when weights of it are missing, nothing of it fits, or attention of equal width is split into another number of heads.
+        ValueError: when weights of it are missing, nothing of it fits, or attention of equal width is split into
+            another number of heads.
         OSError: when there is no such checkpoint.
     """
     if isinstance(detr, str):
