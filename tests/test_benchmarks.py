@@ -181,6 +181,12 @@ def test_masks_in_boxes_are_equal_to_the_byte():
     assert content["equal_to_the_byte"] == content["masks"] == 4
 
 
+def test_a_model_of_the_published_size_on_videos():
+    segmenter = video.segmenter_of("resnet50")
+    assert (segmenter.model.config.d_model, len(segmenter.model.model.encoder.layers)) == (256, 6)
+    assert segmenter.video_processor.clip_plan(segmenter.model.config, 36).num_frames == 36
+
+
 def test_long_videos():
     sizes = {"lengths": [3, 5], "height": 64, "width": 64, "max_frames": 3, "threads": None}
     content = video.run(argparse.Namespace(**sizes, model=None, tracker=None))["5 frames"]

@@ -13,6 +13,8 @@ import av
 import numpy as np
 import torch
 
+from ..models.auto import video_processor_class
+from .models import MODELS
 from .timing import Stopwatch, peak_growth, peak_in_new_process
 
 MASKS = 10  # of each clip, as in the pipeline
@@ -105,17 +107,15 @@ def run_alone(path: Path, segmenter: Any, max_frames: int) -> float:
 
 
 def segmenter_of(model: str | None) -> Any:
-    from transformers import pipeline
-
-    from ..models.auto import DEFAULT_MODEL, class_of, video_processor_class
+    from ..pipelines import VideoInstanceSegmentationPipeline
     from ..predict import SAMPLE_MODEL, load_segmenter
 
     if model != "resnet50":
         return load_segmenter(model or SAMPLE_MODEL, device="cpu")
     torch.manual_seed(0)
-    network = class_of(DEFAULT_MODEL, "model")(class_of(DEFAULT_MODEL, "configuration")()).eval()
-    processor = video_processor_class(DEFAULT_MODEL)()
-    return pipeline("video-instance-segmentation", model=network, video_processor=processor, device="cpu")
+    network = MODELS["msstsvis-r50"]().eval()
+    processor = video_processor_class(network.config)()
+    return VideoInstanceSegmentationPipeline(model=network, video_processor=processor, device="cpu")
 
 
 @contextlib.contextmanager
