@@ -165,7 +165,12 @@ def check_checkpoint(model: str | PathLike) -> None:
         return
     model = str(model)
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RemoteEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     missing = FileNotFoundError(f"there is no model folder {model}; expected a folder, or the name of one on the Hub")
     if model.startswith((".", "/", "~")) or model.count("/") > 1 or os.sep not in "/" + model:
