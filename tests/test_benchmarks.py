@@ -126,7 +126,7 @@ def test_command_line(tmp_path):
 
 def test_a_training_step_is_split_into_its_parts():
     sizes = {"frames": 1, "height": 64, "width": 64, "layers": 1, "instances": 1, "threads": None}
-    content = train.run(argparse.Namespace(repeats=1, no_bfloat16=True, **sizes))
+    content = train.run(argparse.Namespace(repeats=1, no_bfloat16=True, compiled=False, **sizes))
     for side in ("published", "ours"):
         parts = content["parts_cpu_s"][side]
         assert set(parts) == {*train.FORWARD_PARTS, "rest of the forward pass", "backward", "clipping and update"}
