@@ -16,6 +16,7 @@ from transformers_msstsvis import SeqFormerConfig, SeqFormerForVideoInstanceSegm
 from transformers_msstsvis.benchmarks import (
     masks,
     models,
+    precision,
     published,
     published_devis,
     published_tevit,
@@ -170,6 +171,21 @@ def test_masks_in_boxes_are_equal_to_the_byte():
     sizes = {"instances": 2, "frames": 2, "height": 90, "width": 160, "repeats": 1}
     content = masks.run(argparse.Namespace(boxes=True, **sizes))
     assert content["equal_to_the_byte"] == content["masks"] == 4
+
+
+def test_precisions_side_by_side(capsys):
+    sides = ["bfloat16", "int8 linears"]
+    content = precision.run(argparse.Namespace(models=["msstsvis-tiny"], sides=sides, videos=1, seeds=[3], repeats=1))
+    rows = content["models"]["msstsvis-tiny"]
+    assert list(rows) == ["float32", *sides]
+    assert rows["bfloat16"]["weights_bytes"] < rows["int8 linears"]["weights_bytes"] < rows["float32"]["weights_bytes"]
+    for row in rows.values():
+        assert row["cpu_s_per_frame"] > 0
+        assert 0 <= row["AP"] <= 100
+    for side in sides:
+        assert 0 < rows[side]["error"]["logits"] < 0.1
+    table = [line for line in capsys.readouterr().err.splitlines() if line.startswith("| ")]
+    assert len(table) == 1 + len(rows)
 
 
 def test_long_videos():

@@ -7,12 +7,14 @@ import os
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
@@ -31,6 +33,20 @@ CLIPS = {BUNDLED: (16, 3, 224, 224), "msstsvis-r50": (5, 3, 360, 640)}
 TOP_K = 10  # masks, as of predict
 
 
+def int8(model: PreTrainedModel) -> PreTrainedModel:
+    """Linear layers of encoder and decoder by PyTorch's own dynamic quantisation; places to look at stay exact."""
+    names = set()
+    for name, module in model.named_modules():
+        is_inner = "encoder.layers." in name or "decoder.layers." in name
+        if isinstance(module, nn.Linear) and is_inner and not name.endswith("sampling_offsets"):
+            module.__class__ = nn.Linear  # the only class that it knows
+            names.add(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        config = dict.fromkeys(names, torch.ao.quantization.default_dynamic_qconfig)
+        return torch.ao.quantization.quantize_dynamic(model, config)
+
+
 def compiled(model: PreTrainedModel) -> PreTrainedModel:
     model.compile()
     return model
@@ -40,6 +56,7 @@ def compiled(model: PreTrainedModel) -> PreTrainedModel:
 SIDES: dict[str, Callable[[PreTrainedModel], PreTrainedModel]] = {
     "float32": lambda model: model,
     "bfloat16": lambda model: model.to(torch.bfloat16),
+    "int8 linears": int8,
     "float32, compiled": compiled,
     "bfloat16, compiled": lambda model: compiled(model.to(torch.bfloat16)),
 }
