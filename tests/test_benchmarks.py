@@ -173,7 +173,8 @@ def test_masks_in_boxes_are_equal_to_the_byte():
     assert content["equal_to_the_byte"] == content["masks"] == 4
 
 
-def test_precisions_side_by_side(capsys):
+def test_precisions_side_by_side(monkeypatch, capsys):
+    monkeypatch.setitem(precision.CLIPS, "msstsvis-tiny", (2, 3, 64, 64))
     sides = ["bfloat16", "int8 linears"]
     content = precision.run(argparse.Namespace(models=["msstsvis-tiny"], sides=sides, videos=1, seeds=[3], repeats=1))
     rows = content["models"]["msstsvis-tiny"]

@@ -72,7 +72,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="of the model (default auto: that of the checkpoint); bfloat16 is faster on CPUs that have it",
     )
     parser.add_argument(
-        "--compile", action="store_true", help="torch.compile: a slow first clip, then faster; for long or many videos"
+        "--compile",
+        action="store_true",
+        help="torch.compile: minutes at the first clip; what it gains depends on model and device",
     )
     parser.add_argument("--frames", metavar="FIRST:END", help="only these frames, such as 100:400, counted from 0")
     parser.add_argument("--stride", type=int, metavar="N", help="only every n-th frame")
