@@ -49,8 +49,8 @@ def load_segmenter(
         device: as in every pipeline; the first GPU by default, or else the CPU.
         dtype: of the model, for example `"bfloat16"`, faster on a CPU that has instructions for it; on one that has
             not, a warning says so.
-        compile: put the model through `torch.compile`, which takes minutes at the first clip; whether it gains anything
-            depends on model and device.
+        compile: put the model through `torch.compile`, which takes minutes at the first clip; what it gains depends on
+            model and device.
 
     Raises:
         FileNotFoundError: if there is no such checkpoint, or the Hub, where it could be, can't be reached.

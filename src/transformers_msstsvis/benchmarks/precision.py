@@ -42,7 +42,7 @@ def int8(model: PreTrainedModel) -> PreTrainedModel:
             module.__class__ = nn.Linear  # the only class that it knows
             names.add(name)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")  # all of it is deprecated
         config = dict.fromkeys(names, torch.ao.quantization.default_dynamic_qconfig)
         return torch.ao.quantization.quantize_dynamic(model, config)
 
