@@ -17,6 +17,7 @@ from transformers_msstsvis.benchmarks import (
     arithmetic,
     masks,
     models,
+    precision,
     published,
     published_devis,
     published_tevit,
@@ -129,7 +130,7 @@ def test_command_line(tmp_path):
 
 def test_a_training_step_is_split_into_its_parts():
     sizes = {"frames": 1, "height": 64, "width": 64, "layers": 1, "instances": 1, "threads": None}
-    content = train.run(argparse.Namespace(repeats=1, no_bfloat16=True, **sizes))
+    content = train.run(argparse.Namespace(repeats=1, no_bfloat16=True, compiled=False, **sizes))
     for side in ("published", "ours"):
         parts = content["parts_cpu_s"][side]
         assert set(parts) == {*train.FORWARD_PARTS, "rest of the forward pass", "backward", "clipping and update"}
@@ -185,6 +186,22 @@ def test_a_model_of_the_published_size_on_videos():
     segmenter = video.segmenter_of("resnet50")
     assert (segmenter.model.config.d_model, len(segmenter.model.model.encoder.layers)) == (256, 6)
     assert segmenter.video_processor.clip_plan(segmenter.model.config, 36).num_frames == 36
+
+
+def test_precisions_side_by_side(monkeypatch, capsys):
+    monkeypatch.setitem(precision.CLIPS, "msstsvis-tiny", (2, 3, 64, 64))
+    sides = ["bfloat16", "int8 linears"]
+    content = precision.run(argparse.Namespace(models=["msstsvis-tiny"], sides=sides, videos=1, seeds=[3], repeats=1))
+    rows = content["models"]["msstsvis-tiny"]
+    assert list(rows) == ["float32", *sides]
+    assert rows["bfloat16"]["weights_bytes"] < rows["int8 linears"]["weights_bytes"] < rows["float32"]["weights_bytes"]
+    for row in rows.values():
+        assert row["cpu_s_per_frame"] > 0
+        assert 0 <= row["AP"] <= 100
+    for side in sides:
+        assert 0 < rows[side]["error"]["logits"] < 0.1
+    table = [line for line in capsys.readouterr().err.splitlines() if line.startswith("| ")]
+    assert len(table) == 1 + len(rows)
 
 
 def test_long_videos():

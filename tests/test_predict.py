@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.models.testers import model_of
@@ -137,6 +138,24 @@ def test_tracker_of_the_command(checkpoint, clip, tmp_path):
     assert [row["score"] for row in found] == [track["score"] for track in expected.to_list()]
     with pytest.raises(SystemExit):
         script.main([*arguments, "--tracker", "sort"])
+
+
+def test_a_model_is_compiled_when_it_is_asked_for(checkpoint, clip, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda model: compiled.append(type(model).__name__))
+    arguments = [
+        clip,
+        "--model",
+        checkpoint,
+        "--output",
+        str(tmp_path / "out.gif"),
+        "--json",
+        str(tmp_path / "o.json"),
+    ]
+    assert script.main(arguments) == 0
+    assert compiled == []
+    assert script.main([*arguments, "--compile"]) == 0
+    assert compiled == ["MsstsVisForVideoInstanceSegmentation"]
 
 
 def test_default_output(checkpoint, clip, tmp_path, monkeypatch):

@@ -12,13 +12,14 @@ from transformers_msstsvis.conversion import SYSTEMS
 from transformers_msstsvis.models.auto import MODELS, PARTS
 
 PACKAGE = Path(transformers_msstsvis.__file__).parent
-GROUND = {"extras", "files", "checkpoint_files", "startup"}
+GROUND = {"extras", "files", "checkpoint_files", "precision", "startup"}
 
 # Room -> the rooms that it may import, beside the ground floor.
 MAY_IMPORT = {
     "extras": set(),
     "files": set(),
     "checkpoint_files": set(),
+    "precision": set(),
     "startup": set(),
     "video": set(),
     "results": set(),

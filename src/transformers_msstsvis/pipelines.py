@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from .models.auto import AutoModelForVideoInstanceSegmentation
 from .models.vis.video_processing_vis import ClipPlan, pad_videos
+from .precision import warn_if_imitated
 from .results.overlap import without_overlap
 from .results.video_instances import VideoInstances
 from .tracking.clip_model import ClipModel, carried_by
@@ -117,8 +118,9 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
         _check_class(model)
         if hasattr(model, "own_processor") and kwargs.get("video_processor") is not None:
             kwargs["video_processor"] = model.own_processor(kwargs["video_processor"])
-        self._run_clips = ClipModel(model)
+        self._run_clips = ClipModel()
         super().__init__(model, *args, **kwargs)
+        warn_if_imitated(self.model.dtype, self.device)
 
     def __call__(self, inputs: Any, stream: bool = False, latency: int | None = None, **kwargs) -> Any:
         """
@@ -328,7 +330,7 @@ class VideoInstanceSegmentationPipeline(ChunkPipeline):
             if not all(clip["is_last"] and clip["start"] == 0 for clip in readable):
                 threshold = min(threshold, CLIP_THRESHOLD)
             # k pairs of a query and a class have k different queries at most.
-            outputs = self._run_clips(readable[0]["start"] == 0, **inputs, mask_top_k=top_k)
+            outputs = self._run_clips(self.model, readable[0]["start"] == 0, **inputs, mask_top_k=top_k)
             results = found_in_clips(
                 outputs,
                 [clip["size"] for clip in readable],
@@ -411,6 +413,7 @@ def _check_class(model: PreTrainedModel) -> None:
         ValueError: for a model of another task, where there is one of this task with the same configuration. The
             pipeline of transformers takes the former where the latter can't be loaded.
     """
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
     known = AutoModelForVideoInstanceSegmentation._model_mapping.get(type(model.config), None)
     if known is not None and not isinstance(model, known):
         raise ValueError(

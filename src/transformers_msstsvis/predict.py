@@ -36,7 +36,10 @@ SHEET_FRAMES = 12
 
 
 def load_segmenter(
-    model: str | PathLike = SAMPLE_MODEL, device: str | int | None = None, dtype: str = "auto"
+    model: str | PathLike = SAMPLE_MODEL,
+    device: str | int | None = None,
+    dtype: str = "auto",
+    compile: bool = False,
 ) -> VideoInstanceSegmentationPipeline:
     """
     The pipeline of a checkpoint.
@@ -44,7 +47,10 @@ def load_segmenter(
     Args:
         model: folder or Hub name; the small one that comes with the package by default.
         device: as in every pipeline; the first GPU by default, or else the CPU.
-        dtype: of the model, for example `"bfloat16"`.
+        dtype: of the model, for example `"bfloat16"`, faster on a CPU that has instructions for it; on one that has
+            not, a warning says so.
+        compile: put the model through `torch.compile`, which takes minutes at the first clip; what it gains depends on
+            model and device.
 
     Raises:
         FileNotFoundError: if there is no such checkpoint, or the Hub, where it could be, can't be reached.
@@ -53,7 +59,10 @@ def load_segmenter(
     if Path(model) == SAMPLE_MODEL and not SAMPLE_MODEL.is_dir():
         raise FileNotFoundError(f"the checkpoint {SAMPLE_MODEL.name} is not part of this installation; name a model")
     check_checkpoint(model)
-    return pipeline(TASK, model=str(Path(model).expanduser()), device=device, dtype=dtype)
+    segmenter = pipeline(TASK, model=str(Path(model).expanduser()), device=device, dtype=dtype)
+    if compile:
+        segmenter.model.compile()
+    return segmenter
 
 
 def predict_video(
@@ -64,6 +73,7 @@ def predict_video(
     masks_dir: str | PathLike | None = None,
     device: str | int | None = None,
     dtype: str = "auto",
+    compile: bool = False,
     attention: int | None = None,
     **options,
 ) -> VideoInstances:
@@ -73,7 +83,7 @@ def predict_video(
     As [`stream_video`], whose stretches it joins to one result.
 
     Args:
-        video, model, output, json_path, masks_dir, device, dtype: as of [`stream_video`].
+        video, model, output, json_path, masks_dir, device, dtype, compile: as of [`stream_video`].
         attention: id of a track: `output` shows where the model looks for it, instead of all tracks; also as a `.png`,
             a contact sheet of up to 12 frames.
         **options: as of [`stream_video`].
@@ -85,12 +95,12 @@ def predict_video(
         FileNotFoundError, ValueError, OSError, VideoInterrupted: as [`stream_video`].
     """
     if attention is None:
-        written = stream_video(video, model, output, json_path, masks_dir, device, dtype, **options)
+        written = stream_video(video, model, output, json_path, masks_dir, device, dtype, compile, **options)
         return VideoInstances.join(written)
     Outputs.of(output, json_path, masks_dir).check(video, _checkpoint_of(model))
     if output is not None and Path(output).suffix.lower() != ".png":
         VideoWriter(output)  # refuses what it can't write
-    segmenter = model if isinstance(model, VideoInstanceSegmentationPipeline) else load_segmenter(model, device, dtype)
+    segmenter = _segmenter_of(model, device, dtype, compile)
     check_looks_at_points(segmenter)
     instances = VideoInstances.join(stream_video(video, segmenter, None, json_path, masks_dir, **options))
     if output is not None:
@@ -106,6 +116,7 @@ def stream_video(
     masks_dir: str | PathLike | None = None,
     device: str | int | None = None,
     dtype: str = "auto",
+    compile: bool = False,
     per_instance: bool = False,
     exports: Sequence[tuple[str, str | PathLike]] = (),
     resume: bool = False,
@@ -126,7 +137,7 @@ def stream_video(
         json_path: tracks in YouTube-VIS results format, with `track_id`, `label` and `boxes` in addition; a name that
             ends in `.jsonl` gets JSON Lines, which grow with a line for each frame.
         masks_dir: folder of palette PNGs whose values are the track ids, one for each frame.
-        device, dtype: as of [`load_segmenter`].
+        device, dtype, compile: as of [`load_segmenter`].
         per_instance: `masks_dir` gets a folder of masks for each track instead.
         exports: further formats and their files or folders, such as `("cvat", "tracks.xml")`; see `SINKS`.
         resume: go on with a run that was stopped, with the same results as if it had not been.
@@ -148,12 +159,20 @@ def stream_video(
     outputs.check(video, _checkpoint_of(model))
     if outputs.video is not None:
         VideoWriter(outputs.video)  # refuses what it can't write
-    segmenter = model if isinstance(model, VideoInstanceSegmentationPipeline) else load_segmenter(model, device, dtype)
+    segmenter = _segmenter_of(model, device, dtype, compile)
     reader = segmenter.read(video, **options)
     predictor = segmenter.predictor(**options)  # refuses what is out of range, before an older record goes
     predictor.record = record = _record(segmenter, video, outputs, resume, options)
     files = OutputFiles(outputs, reader.fps, reader.name)
     return _run(predictor, reader, files, record)
+
+
+def _segmenter_of(
+    model: str | PathLike | VideoInstanceSegmentationPipeline, device: str | int | None, dtype: str, compile: bool
+) -> VideoInstanceSegmentationPipeline:
+    if isinstance(model, VideoInstanceSegmentationPipeline):
+        return model
+    return load_segmenter(model, device, dtype, compile)
 
 
 def _checkpoint_of(model: str | PathLike | VideoInstanceSegmentationPipeline) -> str | PathLike:
@@ -242,6 +261,7 @@ def predict_videos(
     suffix: str | None = ".mp4",
     device: str | int | None = None,
     dtype: str = "auto",
+    compile: bool = False,
     shard: str | None = None,
     overwrite: bool = False,
     **options,
@@ -254,7 +274,8 @@ def predict_videos(
 
     Args:
         videos: as of [`list_videos`].
-        model, device, dtype: as of [`predict_video`]; of several processes on a machine each takes a GPU of its own.
+        model, device, dtype, compile: as of [`predict_video`]; of several processes on a machine each takes a GPU of
+            its own.
         output: folder for an annotated video and a JSON file of each.
         masks_dir: folder for a folder of masks of each.
         suffix: of the annotated videos; None for none.
@@ -286,9 +307,7 @@ def predict_videos(
     check_distinct([path for outputs in results for path in outputs.paths], inputs)
     check_writable_folder(folder)
     errors = ErrorFile(folder / "errors.jsonl", anew=share.count == 1)
-    segmenter = model
-    if not isinstance(model, VideoInstanceSegmentationPipeline):
-        segmenter = load_segmenter(model, _own_device() if device is None else device, dtype)
+    segmenter = _segmenter_of(model, _own_device() if device is None else device, dtype, compile)
     ours = {"per_instance", "exports", "resume", "attention"}
     segmenter.predictor(**{name: value for name, value in options.items() if name not in ours})
     for path, outputs in share.take(list(zip(paths, results, strict=True))):

@@ -45,10 +45,12 @@ def expected(tmp_path_factory):
     [
         {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
         {"activation_checkpointing": True},
+        pytest.param({"torch_compile": True}, marks=pytest.mark.slow),
     ],
-    ids=["accumulation", "checkpointing"],
+    ids=["accumulation", "checkpointing", "compiled"],
 )
-def test_gradients_are_equal(expected, arguments, tmp_path):
+def test_gradients_are_equal(expected, arguments, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "no")  # TrainingArguments sets it for the process
     gradients, discriminator = first_gradients(tmp_path, **arguments)
     assert gradients.keys() == expected[0].keys()
     for name, gradient in expected[0].items():

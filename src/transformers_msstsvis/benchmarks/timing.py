@@ -1,6 +1,7 @@
 """Two sides measured in turns in one process, in time and memory."""
 
 import math
+import os
 import re
 import statistics
 import time
@@ -35,6 +36,11 @@ def compare(sides: dict[str, Callable[[], Any]], repeats: int) -> dict[str, Any]
         **{side: {"cpu_s": spread(cpu[side]), "wall_s": spread(wall[side])} for side in sides},
         "ratio": {side: spread([a / b for a, b in zip(cpu[first], cpu[side], strict=True)]) for side in others},
     }
+
+
+def cpu_seconds() -> float:
+    """Of this process and of others that it ran, such as compilers, up to now."""
+    return sum(os.times()[:4])
 
 
 def spread(values: list[float]) -> dict[str, float]:

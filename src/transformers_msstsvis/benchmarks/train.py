@@ -6,10 +6,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from .. import SeqFormerConfig, SeqFormerForVideoInstanceSegmentation
 from . import published
-from .timing import Stopwatch, compare, peak_growth, peak_in_new_process
+from .timing import Stopwatch, compare, cpu_seconds, peak_growth, peak_in_new_process
 
 FORWARD_PARTS = ("backbone", "encoder", "decoder", "masks, matching and losses")
 
@@ -22,21 +23,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instances", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--no_bfloat16", action="store_true", help="leave out the side in bfloat16 autocast")
+    parser.add_argument("--compiled", action="store_true", help="also a side through torch.compile")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """
-    Seconds, ratios, the losses of all sides (dropout is off, so that they can be compared), peak memory, and the CPU
-    seconds of every part of a step.
+    Seconds, ratios, the losses of all sides (dropout is off, so that they can be compared), peak memory, the CPU
+    seconds of every part of a step, and those of the first step, which holds what `torch.compile` takes.
     """
     watch = Stopwatch()
     sides = make_sides(arguments, watch)
-    parts = {}
+    parts, first_step = {}, {}
 
     def keep_parts(side: str) -> float:
         watch.seconds.clear()
+        start = cpu_seconds()
         loss = sides[side]()
         inner = sum(watch.seconds.get(name, 0.0) for name in FORWARD_PARTS)
+        first_step.setdefault(side, cpu_seconds() - start)
         parts[side] = {"rest of the forward pass": watch.seconds.pop("forward") - inner, **watch.seconds}
         return loss
 
@@ -47,6 +51,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "peak_bytes": {side: peak_in_new_process(peak_of_step, arguments, side) for side in sides},
         **compare({side: partial(keep_parts, side) for side in sides}, arguments.repeats),
         "parts_cpu_s": parts,  # of the last turn
+        "first_step_cpu_s": first_step,
     }
 
 
@@ -72,7 +77,7 @@ def make_sides(arguments: argparse.Namespace, watch: Stopwatch) -> dict[str, Cal
     clip = torch.randn(1, arguments.frames, 3, arguments.height, arguments.width)
     labels = [make_labels(arguments)]
 
-    def step(autocast: bool = False) -> float:
+    def step(autocast: bool = False, model: nn.Module = model, optimizer: torch.optim.Optimizer = optimizer) -> float:
         with watch.part("forward"), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             loss = model(clip, labels=labels).loss
         with watch.part("backward"):
@@ -90,6 +95,11 @@ def make_sides(arguments: argparse.Namespace, watch: Stopwatch) -> dict[str, Cal
     sides = {"published": published_step, "ours": step}
     if not arguments.no_bfloat16:
         sides["bfloat16"] = lambda: step(True)
+    if arguments.compiled:
+        fast = SeqFormerForVideoInstanceSegmentation(config).train()
+        fast.load_state_dict(model.state_dict())
+        fast.compile()
+        sides["compiled"] = partial(step, model=fast, optimizer=torch.optim.AdamW(fast.parameters(), lr=0.0))
     return sides
 
 

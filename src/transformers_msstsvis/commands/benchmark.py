@@ -1,7 +1,7 @@
 """Measures a part of the package against its baseline, in turns in one process.
 
-transformers-msstsvis benchmark op|infer|train|masks|metric|models|video|tracking [--json FILE] [--threads N]
-                                                                                   [--plot FILE.png]
+transformers-msstsvis benchmark op|infer|train|masks|metric|models|precision|video|tracking [--json FILE] [--threads N]
+                                                                                             [--plot FILE.png]
 transformers-msstsvis benchmark gpu --output DIR
 
 Ratios are in CPU time of the process, so that they hold on a busy machine, too. `models` and `video` have no
@@ -25,6 +25,7 @@ PARTS = {
     "masks": "mask logits to RLE against the published steps",
     "metric": "the metric against a plain re-statement of the published evaluator",
     "models": "the five systems on videos of growing length, untrained: seconds, parameters and memory",
+    "precision": "float32, bfloat16 and torch.compile side by side: time, size of the weights, mask AP",
     "video": "videos of growing length through predict: time of every part, and memory",
     "tracking": "trackers on long synthetic videos: AP and identity switches",
     "gpu": "a CUDA device: is the kernel right there, and how fast are the operator and all models",

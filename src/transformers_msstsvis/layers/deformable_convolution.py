@@ -77,7 +77,7 @@ def deformable_convolution(
         `(N, D, H, W)`.
     """
     size = weight.shape[-1]
-    if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_exporting():
         return _sampled_products(x, offsets, weight, modulation)
     from torchvision.ops import deform_conv2d  # importing torchvision takes a second
 

@@ -123,6 +123,7 @@ def loss_coefficients(config) -> dict[str, float]:
 LABEL_KEYS = ("class_labels", "boxes", "masks", "valid")
 
 
+@torch.compiler.disable  # it looks at values
 def check_labels(labels: list[dict], video_shape: torch.Size, num_labels: int) -> None:
     """
     Check that labels fit their batch `(B, T, 3, H, W)`.

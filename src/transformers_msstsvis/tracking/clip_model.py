@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from transformers.utils import ModelOutput
 
 
@@ -10,21 +11,20 @@ class ClipModel:
     Runs a model on clips, and takes what it carries from a clip of a video to the next one. Most models carry nothing;
     one that does says in `carried` which of its outputs are which inputs of the next clip. These come in order, one at
     a time.
-
-    Args:
-        model: of a video.
     """
 
-    def __init__(self, model: Any):
-        self._model = model
+    def __init__(self):
         self._state: dict[str, Any] = {}
 
-    def __call__(self, is_first: bool, **inputs) -> ModelOutput:
-        """The outputs for the inputs, whose clip `is_first` of its video or not."""
-        carried = carried_by(self._model)
+    def __call__(self, model: Any, is_first: bool, **inputs) -> ModelOutput:
+        """The outputs of the model for the inputs, `(B, T, ...)`, whose clip `is_first` of its video or not."""
+        for value in inputs.values():
+            if isinstance(value, torch.Tensor):  # what torch.compile makes is for any number of frames
+                torch._dynamo.maybe_mark_dynamic(value, 1)
+        carried = carried_by(model)
         if not carried:
-            return self._model(**inputs)
-        outputs = self._model(**inputs, **({} if is_first else self._state))
+            return model(**inputs)
+        outputs = model(**inputs, **({} if is_first else self._state))
         self._state = {name: outputs[output] for name, output in carried.items()}
         return outputs
 

@@ -120,7 +120,7 @@ class StreamingPredictor:
     def _begin(self) -> None:
         plan, self._joiner = clips_of(self.processor, self.model.config, **self._plan)
         self._window = ClipWindow(*plan)
-        self._run_clip = ClipModel(self.model)
+        self._run_clip = ClipModel()
         self._selection = TrackSelection(**self._selected)
         self._size: tuple[int, int] | None = None
 
@@ -222,7 +222,7 @@ class StreamingPredictor:
         return inputs.to(self.model.device)
 
     def _run_model(self, inputs: BatchFeature, is_first: bool) -> ModelOutput:
-        outputs = self._run_clip(is_first, **inputs, mask_top_k=self._found["top_k"])
+        outputs = self._run_clip(self.model, is_first, **inputs, mask_top_k=self._found["top_k"])
         check_numbers(outputs.logits[0], "the video", self.model.dtype)
         return outputs
 

@@ -432,6 +432,7 @@ class DevisForVideoInstanceSegmentation(DevisPreTrainedModel):
         result = self.mask_head(features[0], attention_maps, [*features[1:], finest])  # (N, k, D, h, w)
         return self.mask_output(result.flatten(0, 1)).unflatten(0, result.shape[:2]).squeeze(2)
 
+    @torch.compiler.disable  # as many instances as a batch has
     def compute_loss(self, outputs: DevisModelOutput, layers: list[dict], labels: list[dict]) -> dict:
         """
         Match every decoder layer's queries to the labels, compute the masks of those of the layers that have mask

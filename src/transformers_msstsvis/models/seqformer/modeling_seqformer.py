@@ -462,6 +462,7 @@ class SeqFormerForVideoInstanceSegmentation(SeqFormerPreTrainedModel):
         config = self.config
         return dynamic_masks(features, self.controller(states), pixels, config.mask_channels, config.mask_layers)
 
+    @torch.compiler.disable  # as many instances as a batch has
     def compute_loss(self, outputs, logits, boxes, features, labels) -> dict:
         """
         Match every decoder layer's queries to the labels, compute the masks of the matched ones, apply the losses.

@@ -455,6 +455,7 @@ class TevitForVideoInstanceSegmentation(TevitPreTrainedModel):
 
         return in_frame_chunks(masks, MASK_FRAMES, frames, queries, classes)
 
+    @torch.compiler.disable  # as many instances as a batch has
     def compute_loss(self, outputs: TevitModelOutput, layers: list[dict], labels: list[dict]) -> dict:
         """
         Match the queries of every stage to the labels, compute the masks of the matched ones, apply the losses.

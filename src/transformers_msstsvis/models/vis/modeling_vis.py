@@ -227,7 +227,7 @@ def in_frame_chunks(
     Without gradients as many frames at a time as `sizes` has for their device: the same result with a fraction of the
     memory.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_exporting():  # a loop would fix the number of frames
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():  # a loop would fix the number of frames
         return function(*tensors)
     number = len(tensors[0])
     size = sizes.get(tensors[0].device.type, 4)

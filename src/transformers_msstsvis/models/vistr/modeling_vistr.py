@@ -429,6 +429,7 @@ class VistrForVideoInstanceSegmentation(VistrPreTrainedModel):
         attention_maps = self.attention_map(states, memory, mask)
         return self.mask_head(memory, [attention_maps], [maps[frames] for maps in reversed(feature_maps)])
 
+    @torch.compiler.disable  # as many instances as a batch has
     def compute_loss(self, outputs: VistrModelOutput, layers: list[dict], labels: list[dict]) -> dict:
         """
         Match every decoder layer's queries to the labels, compute the masks of those of the last, apply the losses.
