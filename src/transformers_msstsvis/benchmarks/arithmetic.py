@@ -71,10 +71,10 @@ def convolutions() -> list[tuple[Callable[[], Any], int]]:
 
 def best_rate(calls: list[tuple[Callable[[], Any], int]], repeats: int) -> float:
     """Most operations per CPU second among calls."""
-    return max(operations / min(cpu_seconds(call, repeats)) for call, operations in calls)
+    return max(operations / min(seconds_of(call, repeats)) for call, operations in calls)
 
 
-def cpu_seconds(call: Callable[[], Any], repeats: int) -> list[float]:
+def seconds_of(call: Callable[[], Any], repeats: int) -> list[float]:
     call()
     seconds = []
     for _ in range(repeats):
