@@ -83,14 +83,15 @@ def test_a_detector_is_a_better_start_than_nothing(tmp_path, capsys):
     coco = make_synthetic(tmp_path / "stills", 0, 400, **sizes)
     mine = make_synthetic(tmp_path / "mine", 1, 30, **sizes)
     unseen = make_synthetic(tmp_path / "unseen", 2, 20, **sizes)
-    train_detector(Path(coco), tmp_path / "detector", steps=800)
+    train_detector(Path(coco), tmp_path / "detector", steps=3000)
     ap = {}
     for start in ("detector", "scratch"):
         output = tmp_path / start
         arguments = ["--config", "own-data-small", "--dataset", str(mine), "--output_dir", f"{output}-run"]
         arguments += ["--model_config", json.dumps(SIZES), "--augmentation", '{"scale": 0.25}', "--use_cpu"]
-        arguments += ["--max_steps", "400", "--warmup_steps", "20", "--learning_rate", "5e-4", "--bf16", "no"]
-        arguments += ["--backbone_lr_scale", "1", "--max_grad_norm", "1", "--activation_checkpointing", "no"]
+        arguments += ["--max_steps", "800", "--warmup_steps", "20", "--learning_rate", "5e-4", "--bf16", "no"]
+        arguments += ["--backbone_lr_scale", "1", "--sampling_lr_scale", "1", "--max_grad_norm", "1"]
+        arguments += ["--activation_checkpointing", "no", "--gradient_accumulation_steps", "2"]
         arguments += ["--init_from", str(output) if start == "detector" else "", "--dataloader_num_workers", "0"]
         assert script.main(arguments) == 0
         ap[start] = 100 * evaluate_model(str(unseen), f"{output}-run")["AP"]
