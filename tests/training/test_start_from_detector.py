@@ -78,7 +78,7 @@ def train_detector(annotations: Path, folder: Path, steps: int, batch: int = 8) 
 
 
 @pytest.mark.slow
-def test_a_detector_is_a_better_start_than_nothing(tmp_path, capsys):
+def test_a_detector_is_a_better_start_than_nothing(tmp_path):
     sizes = {"height": 96, "width": 96, "min_frames": 8, "max_frames": 8, "max_objects": 2}
     coco = make_synthetic(tmp_path / "stills", 0, 400, **sizes)
     mine = make_synthetic(tmp_path / "mine", 1, 30, **sizes)

@@ -5,7 +5,6 @@ size.
 """
 
 import argparse
-import sys
 import time
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from ..commands.command_line import say
 from ..files import written_aside
 from ..metrics.plots import new_figure
 from ..models import auto
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             size = frames, arguments.height, arguments.width
             row["parameters"], measured = peak_in_new_process(measure_video, name, size, arguments.threads)
             row["frames"][frames] = measured
-            print(f"{name}, {frames} frames: {told(row['parameters'], measured)}", file=sys.stderr, flush=True)
+            say(f"{name}, {frames} frames: {told(row['parameters'], measured)}")
     return report
 
 

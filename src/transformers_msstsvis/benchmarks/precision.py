@@ -4,7 +4,6 @@ import argparse
 import copy
 import io
 import os
-import sys
 import tempfile
 import time
 import warnings
@@ -18,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ..commands.command_line import say
 from ..data.loading import load_vis_dataset
 from ..data.synthetic import make_synthetic
 from ..evaluation.evaluate import measure
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             plain = {side: model for side, model in models.items() if "compiled" not in side}
             for side, found in average_precisions(plain, arguments.seeds, arguments.videos).items():
                 rows[side] |= {"AP_by_seed": found, "AP": sum(found) / len(found)}
-        print(f"{name}\n{table(rows)}\n", file=sys.stderr, flush=True)
+        say(f"{name}\n{table(rows)}\n")
     return report
 
 

@@ -95,7 +95,7 @@ def run(work: Callable[..., int | None], *arguments: Any, verbose: Callable[[], 
 
 
 def say(line: str) -> None:
-    """A last line on stderr, below the progress bars, which would be drawn once more at exit."""
+    """A line on stderr, below the progress bars so far, which would be drawn once more at exit."""
     tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()

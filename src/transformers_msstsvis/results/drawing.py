@@ -111,11 +111,9 @@ def _draw_trail(frame: np.ndarray, instances: "VideoInstances", index: int, fram
     """Join the middles of an instance's boxes in successive frames by lines, in place."""
     from PIL import Image, ImageDraw
 
-    masks = instances.masks[index]
-    centres = {}
-    for place, box in enumerate(instances.boxes_of(index), start=masks.start):
-        if place in frames and masks[place] is not None:
-            centres[place] = tuple((box.reshape(2, 2).mean(0)).tolist())
+    masks, boxes = instances.masks[index], instances.boxes_of(index)
+    visible = [place for place in frames if masks[place] is not None]
+    centres = {place: tuple(boxes[place - masks.start].reshape(2, 2).mean(0).tolist()) for place in visible}
     image = Image.fromarray(frame)
     draw = ImageDraw.Draw(image)
     width = max(2, round(min(instances.size) / 180))

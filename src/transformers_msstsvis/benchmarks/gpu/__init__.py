@@ -6,14 +6,13 @@ gpu.json and gpu.md after each step, and gpu.png at the end. The exit status is 
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...commands.command_line import reason
+from ...commands.command_line import reason, say
 from ...files import check_writable_folder, written_aside
 from .. import models
 from ..report import setting
@@ -117,7 +116,7 @@ def _kernel_is_unusable(step: Step, outcome: dict[str, Any]) -> bool:
 def _tell(step: dict[str, Any]) -> None:
     seconds = f" ({step['seconds']:.0f} s)" if "seconds" in step else ""
     message = f": {step['message']}" if "message" in step else ""
-    print(f"{step['name']}: {step['status']}{seconds}{message}", file=sys.stderr, flush=True)
+    say(f"{step['name']}: {step['status']}{seconds}{message}")
 
 
 def _write(report: dict[str, Any], folder: Path) -> None:
@@ -130,6 +129,6 @@ def _draw(report: dict[str, Any], folder: Path) -> None:
     try:
         plot(report, str(folder / "gpu.png"))
     except Exception as error:  # the figures are written
-        print(f"gpu.png was not drawn: {reason(error)}", file=sys.stderr)
+        say(f"gpu.png was not drawn: {reason(error)}")
         report["picture"] = reason(error)
         _write(report, folder)

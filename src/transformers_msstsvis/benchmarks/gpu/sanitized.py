@@ -3,4 +3,4 @@
 from .checks import check_every_kernel
 
 if __name__ == "__main__":
-    print(check_every_kernel("cuda"))
+    check_every_kernel("cuda")
