@@ -18,7 +18,7 @@ from transformers.models.deformable_detr.modeling_deformable_detr import MultiSc
 from ..layers import linear
 from ..layers.deformable_attention import DeformableAttention
 from ..layers.frozen_batch_norm import FoldedConv2d
-from ..models.seqformer import dynamic_mask_head
+from ..models.seqformer import dynamic_mask_head, loss_seqformer, modeling_seqformer
 from ..models.seqformer.modeling_seqformer import SeqFormerForVideoInstanceSegmentation
 
 _of_transformers = MultiScaleDeformableAttention().forward
@@ -134,6 +134,11 @@ def published(model: SeqFormerForVideoInstanceSegmentation):
             )
         )
         stack.enter_context(patch.object(linear, "_onednn_takes", lambda *_: False))
+        for module in (modeling_seqformer, loss_seqformer):
+            stack.enter_context(patch.object(module, "recomputed", lambda function, *inputs: function(*inputs)))
+        stack.enter_context(
+            patch.object(modeling_seqformer, "in_frame_chunks", lambda function, _, *frames, **__: function(*frames))
+        )
         stack.enter_context(plain_backbone(model.model.backbone))
         yield
 

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import initialization as init
 
 from ..ops.multi_scale_deformable_attention import multi_scale_deformable_attention
-from .linear import Linear, linear
+from .linear import Linear, in_autocast_dtype, linear
 
 
 class DeformableAttention(nn.Module):
@@ -53,8 +53,11 @@ class DeformableAttention(nn.Module):
         Returns:
             `(N, Q, C)`.
         """
-        value = self.value_proj(features).masked_fill_(~feature_mask[..., None], 0.0)
+        value = self.value_proj(features)
+        if _may_hide(feature_mask):
+            value = value.masked_fill_(~feature_mask[..., None], 0.0)
         value = value.unflatten(-1, (self.num_heads, -1))  # (N, S, M, C/M)
+        query = in_autocast_dtype(query)
         weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))  # (N, Q, M, L * P)
         weights = weights.softmax(-1, dtype=torch.promote_types(weights.dtype, torch.float32))
         return read_places(self.sampling_offsets, query, reference_points, value, spatial_shapes, weights)
@@ -131,6 +134,12 @@ def sampling_locations(
     if size == 4:
         offsets = offsets * references[..., 2:]
     return offsets.add_(references[..., :2]).view(N, Q, num_heads, L, P, 2)
+
+
+def _may_hide(mask: torch.Tensor) -> bool:
+    """Whether a mask hides a pixel, or may: where a look would wait for a GPU or end a graph, it is not looked at."""
+    graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return mask.device.type != "cpu" or graph or not bool(mask.all())
 
 
 def _pixels(spatial_shapes: list[tuple[int, int]], like: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,9 @@ a checkpoint.
 import torch
 from torch import nn
 
+from .linear import in_autocast_dtype
+from .recomputation import made_again
+
 
 class FoldedConv2d(nn.Conv2d):
     """Convolution that applies the frozen batch norm after it; see [`fold_frozen_batch_norms`]."""
@@ -19,7 +22,12 @@ class FoldedConv2d(nn.Conv2d):
         shift = norm.bias - norm.running_mean * scale
         if self.bias is not None:
             shift = shift + self.bias * scale
-        return self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
+        with made_again(_scaled, self.weight, scale) as weight:
+            return self._conv_forward(x, weight, shift)
+
+
+def _scaled(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return in_autocast_dtype(weight * scale[:, None, None, None])
 
 
 class FoldedBatchNorm2d(nn.Module):

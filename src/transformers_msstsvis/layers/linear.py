@@ -26,13 +26,18 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
     Returns:
         `(..., out)`, equal to `F.linear` but for rounding.
     """
-    if not _onednn_takes(x, weight):
-        return F.linear(x, weight, bias)
-    if torch.is_grad_enabled():
-        rows = _OneDnnLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
-        # What changes a true view in place, as masks do, is slow in the backward pass.
+    in_onednn = _onednn_takes(x, weight)
+    if torch.is_grad_enabled() and _is_plain(x):
+        rows = (_OneDnnLinear.apply if in_onednn else F.linear)(x.reshape(-1, x.shape[-1]), weight, bias)
+        # What changes a true view in place, as ReLU and masks do, is slow in the backward pass.
         return torch.ops.aten._unsafe_view(rows, [*x.shape[:-1], len(weight)])
-    return _onednn(x, weight, bias)
+    return _onednn(x, weight, bias) if in_onednn else F.linear(x, weight, bias)
+
+
+def in_autocast_dtype(x: torch.Tensor) -> torch.Tensor:
+    """`x` in the dtype in which autocast hands it to linear layers, cast once for all that read it."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 class _OneDnnLinear(torch.autograd.Function):
@@ -65,11 +70,13 @@ def _onednn_takes(x: torch.Tensor, weight: torch.Tensor) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
-        # Graphs keep the public operator, which every exporter knows.
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and type(x) is torch.Tensor
+        and _is_plain(x)
         and torch.backends.mkldnn.enabled
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
+
+
+def _is_plain(x: torch.Tensor) -> bool:
+    # Graphs keep the public operators, which every exporter knows.
+    return type(x) is torch.Tensor and not torch.compiler.is_compiling() and not torch.jit.is_tracing()

@@ -7,6 +7,8 @@ import torch
 from torch.nn import functional as F
 from transformers.image_transforms import center_to_corners_format
 
+from ..layers.recomputation import recomputed
+
 Matches = list[tuple[torch.Tensor, torch.Tensor]]  # per video: query and instance indices
 
 
@@ -37,6 +39,10 @@ def resized_mask_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[to
     Focal loss, mean over pixels, and dice loss, summed over rows: mask logits `(R, h, w)`, resized to targets
     `(R, H, W)` in {0, 1}.
     """
+    return recomputed(_resized_mask_losses, logits, targets)
+
+
+def _resized_mask_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     logits = F.interpolate(logits[:, None], size=targets.shape[-2:], mode="bilinear", align_corners=False).flatten(1)
     targets, probability = targets.flatten(1), logits.sigmoid()
     focal = sigmoid_focal_loss(logits, targets, alpha=0.25).mean(1)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import initialization as init
 
 from ...layers.deformable_attention import init_sampling, read_places
-from ...layers.linear import Linear
+from ...layers.linear import Linear, in_autocast_dtype
 from ..vis.modeling_vis import in_frame_chunks
 
 ATTENTION_FRAMES = {"cpu": 1}
@@ -117,6 +117,7 @@ class TemporalDeformableAttention(nn.Module):
         What the queries `(n, Q, C)` of n `frames (n,)` read there and in `others (n, F)`: `(n, Q, C)`, of all frames'
         `value (N, S, M, C/M)` and `references (N, Q, L, 2 or 4)`.
         """
+        query = in_autocast_dtype(query)
         layers = self.attention_weights, self.temporal_attention_weights
         weights = torch.cat([layer(query).unflatten(-1, (self.num_heads, -1)) for layer in layers], dim=-1)
         weights = weights.softmax(-1, dtype=torch.promote_types(weights.dtype, torch.float32))

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 from transformers.loss.loss_utils import LOSS_MAPPING
 
+from ...layers.recomputation import recomputed
 from ...losses.common import (
     Matches,
     assign,
@@ -171,7 +172,7 @@ def video_instance_segmentation_loss(
         real = frame_mask[video]  # (N, T)
         losses = [class_loss(logits[layer].float(), match, labels, config.focal_alpha)]
         losses += box_losses(boxes[layer][video, query].float(), wanted, real)
-        losses += mask_losses(masks[layer].float(), wanted_masks, real)
+        losses += recomputed(mask_losses, masks[layer].float(), wanted_masks, real)
         suffix = "" if layer == len(logits) - 1 else f"_{layer}"
         for (name, coefficient), value in zip(coefficients.items(), losses, strict=True):
             value = value / num_instances

@@ -23,6 +23,8 @@ from ...layers.box_refinement import BoxHeads, refined_boxes
 from ...layers.deformable_attention import DeformableAttention
 from ...layers.feature_levels import FeatureLevels, InputProjection, level_maps
 from ...layers.feed_forward import MLP, FeedForward
+from ...layers.linear import in_autocast_dtype
+from ...layers.recomputation import made_again, recomputed
 from ...losses.common import check_labels, flatten_matches
 from ..vis.modeling_vis import (
     BACKBONE_FRAMES,
@@ -129,13 +131,19 @@ class SeqFormerEncoderLayer(GradientCheckpointingLayer):
         if over_time is not None:
             frames.append(over_time.flatten(0, 1))
 
-        def update(hidden_states, positions, reference_points, feature_mask, over_time=None):
-            query = hidden_states + positions
-            attended = self.self_attn(query, reference_points, hidden_states, feature_mask, levels.spatial_shapes)
-            attended = attended if over_time is None else attended + over_time
-            return self.feed_forward(self.norm(hidden_states + self.dropout(attended)))
+        again = self.gradient_checkpointing  # all of this is
 
-        return in_frame_chunks(update, ATTENTION_FRAMES, *frames).view_as(hidden_states)
+        def at_positions(hidden_states, positions):
+            return in_autocast_dtype(hidden_states + positions)
+
+        def update(hidden_states, positions, reference_points, feature_mask, over_time=None):
+            with made_again(at_positions, hidden_states, positions, unless=again) as query:
+                attended = self.self_attn(query, reference_points, hidden_states, feature_mask, levels.spatial_shapes)
+            attended = attended if over_time is None else attended + over_time
+            with made_again(self.norm, hidden_states + self.dropout(attended), unless=again) as normed:
+                return self.feed_forward(normed)
+
+        return in_frame_chunks(update, ATTENTION_FRAMES, *frames, in_training=True).view_as(hidden_states)
 
     def attend_over_time(self, hidden_states: torch.Tensor, levels: FeatureLevels) -> torch.Tensor | None:
         """What the frames tell each other, `(B, T, S, C)`, added to the attention: nothing in SeqFormer."""
@@ -192,6 +200,7 @@ class SeqFormerDecoderLayer(GradientCheckpointingLayer):
             ATTENTION_FRAMES,
             *frames,
             levels.mask.flatten(0, 1),
+            in_training=True,
         ).view_as(box_queries)
         box_queries = self.box_cross_attn_norm(box_queries + self.dropout(self.box_output_proj(sampled)))
         box_queries = self.box_feed_forward(box_queries)
@@ -462,6 +471,10 @@ class SeqFormerForVideoInstanceSegmentation(SeqFormerPreTrainedModel):
         config = self.config
         return dynamic_masks(features, self.controller(states), pixels, config.mask_channels, config.mask_layers)
 
+    def masks_of_matched(self, states, centres, frame_sizes, features, video) -> torch.Tensor:
+        """Mask logits `(N, T, 2h, 2w)` of `states (N, 1, C)`, `centres (N, T, 1, 2)` on the features of `video`."""
+        return self.dynamic_masks(states, centres, frame_sizes[video], features[video])[:, 0]
+
     @torch.compiler.disable  # as many instances as a batch has
     def compute_loss(self, outputs, logits, boxes, features, labels) -> dict:
         """
@@ -476,7 +489,7 @@ class SeqFormerForVideoInstanceSegmentation(SeqFormerPreTrainedModel):
             video, query, _ = flatten_matches(match)
             states = outputs.instance_queries[layer][video, query][:, None]  # (N, 1, C)
             centres = outputs.reference_points[layer][video, :, query, None, :2]  # (N, T, 1, 2)
-            predicted = self.dynamic_masks(states, centres, outputs.frame_sizes[video], features[video])[:, 0]
+            predicted = recomputed(self.masks_of_matched, states, centres, outputs.frame_sizes, features, video)
             matches.append(match)
             masks.append(predicted)  # (N, T, 2h, 2w)
         loss, loss_dict = self.loss_function(

@@ -220,19 +220,25 @@ def best_queries(logits: torch.Tensor, mask_top_k: int | None) -> torch.Tensor |
 
 
 def in_frame_chunks(
-    function: Callable[..., torch.Tensor | list[torch.Tensor]], sizes: dict[str, int], *tensors: torch.Tensor
+    function: Callable[..., torch.Tensor | list[torch.Tensor]],
+    sizes: dict[str, int],
+    *tensors: torch.Tensor,
+    in_training: bool = False,
 ) -> torch.Tensor | list[torch.Tensor]:
     """
     `function` of tensors `(N, ...)` that treats every frame alone, and gives a tensor `(N, ...)` or a list of such.
     Without gradients as many frames at a time as `sizes` has for their device: the same result with a fraction of the
-    memory.
+    memory. With gradients only where `in_training` says that a CPU gains from it, of a function that gives one tensor:
+    what is computed on the way takes memory of one frame, which the next one uses again.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():  # a loop would fix the number of frames
+    number, device = len(tensors[0]), tensors[0].device.type
+    size = sizes.get(device, 4)
+    if number <= size or torch.compiler.is_compiling():  # a loop would fix the number of frames
         return function(*tensors)
-    number = len(tensors[0])
-    size = sizes.get(tensors[0].device.type, 4)
-    if number <= size:
-        return function(*tensors)
+    if torch.is_grad_enabled():
+        if device != "cpu" or not in_training:
+            return function(*tensors)
+        return torch.cat([function(*chunk) for chunk in zip(*(tensor.split(size) for tensor in tensors), strict=True)])
     results = None
     for start in range(0, number, size):
         given = function(*(tensor[start : start + size] for tensor in tensors))
