@@ -48,16 +48,22 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 class Stopwatch:
-    """CPU seconds of the parts of one run: `seconds`, by name, to be cleared before the next."""
+    """
+    Seconds of the parts of one run: `seconds`, by name, to be cleared before the next.
 
-    def __init__(self):
+    Args:
+        clock: seconds up to now; CPU seconds by default.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.process_time):
         self.seconds: dict[str, float] = {}
+        self.clock = clock
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        start = time.process_time()
+        start = self.clock()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + self.clock() - start
 
     @contextmanager
     def watching(self, owner: Any, name: str, part: str) -> Iterator[None]:

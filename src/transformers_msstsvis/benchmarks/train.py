@@ -10,9 +10,11 @@ from torch import nn
 
 from .. import SeqFormerConfig, SeqFormerForVideoInstanceSegmentation
 from . import published
+from .arithmetic import best_rates, counted_operations, seconds_at
 from .timing import Stopwatch, compare, cpu_seconds, peak_growth, peak_in_new_process
 
 FORWARD_PARTS = ("backbone", "encoder", "decoder", "masks, matching and losses")
+PRECISIONS = {"ours": torch.float32, "bfloat16": torch.bfloat16}  # whose arithmetic is counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     Seconds, ratios, the losses of all sides (dropout is off, so that they can be compared), peak memory, the CPU
-    seconds of every part of a step, and those of the first step, which holds what `torch.compile` takes.
+    seconds of every part of a step, those that the arithmetic of each takes here at least, and those of the first
+    step, which holds what `torch.compile` takes.
     """
     watch = Stopwatch()
     sides = make_sides(arguments, watch)
@@ -39,12 +42,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         watch.seconds.clear()
         start = cpu_seconds()
         loss = sides[side]()
-        inner = sum(watch.seconds.get(name, 0.0) for name in FORWARD_PARTS)
         first_step.setdefault(side, cpu_seconds() - start)
-        parts[side] = {"rest of the forward pass": watch.seconds.pop("forward") - inner, **watch.seconds}
+        parts[side] = by_part(watch)
         return loss
 
-    return {
+    report = {
         "baseline": "own restatement of the published computation in plain PyTorch (published.py of this package)",
         "clip": [1, arguments.frames, 3, arguments.height, arguments.width],
         "loss": {side: keep_parts(side) for side in sides},
@@ -52,6 +54,28 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         **compare({side: partial(keep_parts, side) for side in sides}, arguments.repeats),
         "parts_cpu_s": parts,  # of the last turn
         "first_step_cpu_s": first_step,
+        "least": {side: least_of_step(arguments, side) for side in PRECISIONS if side in sides},
+    }
+    least = report["least"]
+    return report | {
+        "times_the_least": {side: report[side]["cpu_s"]["median"] / least[side]["cpu_s"] for side in least}
+    }
+
+
+def least_of_step(arguments: argparse.Namespace, side: str) -> dict[str, Any]:
+    """The seconds in which this CPU does the products and convolutions of a step at its best, in all and by part."""
+    rates = best_rates(dtype=PRECISIONS[side])
+    with counted_operations() as operations:
+        watch = Stopwatch(lambda: seconds_at(rates, operations()))
+        make_sides(arguments, watch)[side]()
+        return {"cpu_s": watch.clock(), "flop_per_s": rates, "parts_cpu_s": by_part(watch)}
+
+
+def by_part(watch: Stopwatch) -> dict[str, float]:
+    """Seconds of the parts of a step, those of the forward pass apart."""
+    inner = sum(watch.seconds.get(name, 0.0) for name in FORWARD_PARTS)
+    return {"rest of the forward pass": watch.seconds["forward"] - inner} | {
+        name: seconds for name, seconds in watch.seconds.items() if name != "forward"
     }
 
 

@@ -25,6 +25,7 @@ from ...layers.deformable_convolution import ModulatedDeformableConv2d
 from ...layers.feature_levels import FeatureLevels, InputProjection, level_maps
 from ...layers.feed_forward import FeedForward
 from ...layers.fpn_mask_head import FpnMaskHead
+from ...layers.recomputation import made_again
 from ...losses.common import check_labels
 from ..vis.modeling_vis import (
     BACKBONE_FRAMES,
@@ -144,10 +145,12 @@ class DevisEncoderLayer(GradientCheckpointingLayer):
         attended = self.self_attn(query, reference_points, hidden_states, levels.spatial_shapes, others)
 
         def update(hidden_states, attended):
-            return self.feed_forward(self.norm(hidden_states + self.dropout(attended)))
+            attended = hidden_states + self.dropout(attended)
+            with made_again(self.norm, attended, unless=self.gradient_checkpointing) as normed:
+                return self.feed_forward(normed)
 
         frames = hidden_states.flatten(0, 1), attended.flatten(0, 1)
-        return in_frame_chunks(update, ATTENTION_FRAMES, *frames).view_as(hidden_states)
+        return in_frame_chunks(update, ATTENTION_FRAMES, *frames, in_training=True).view_as(hidden_states)
 
 
 class DevisDecoderLayer(GradientCheckpointingLayer):

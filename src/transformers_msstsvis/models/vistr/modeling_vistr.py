@@ -26,6 +26,7 @@ from ...layers.deformable_convolution import DeformableConv2d
 from ...layers.feed_forward import MLP, FeedForward
 from ...layers.fpn_mask_head import FpnMaskHead, SharedConv2d
 from ...layers.position_embedding import sine_embedding
+from ...layers.recomputation import made_again
 from ...losses.common import check_labels
 from ..vis.modeling_vis import (
     BACKBONE_FRAMES,
@@ -135,7 +136,9 @@ class VistrEncoderLayer(GradientCheckpointingLayer):
     ) -> torch.Tensor:
         """`hidden_states, positions (B, T S, C)`, `attention_mask (B, 1, 1, T S)` additive."""
         attended, _ = self.self_attn(hidden_states, positions, attention_mask)
-        return self.feed_forward(self.norm(hidden_states + self.dropout(attended)))
+        attended = hidden_states + self.dropout(attended)
+        with made_again(self.norm, attended, unless=self.gradient_checkpointing) as normed:
+            return self.feed_forward(normed)
 
 
 class VistrDecoderLayer(GradientCheckpointingLayer):
