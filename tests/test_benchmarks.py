@@ -138,6 +138,11 @@ def test_a_training_step_is_split_into_its_parts():
         assert set(parts) == {*train.FORWARD_PARTS, "rest of the forward pass", "backward", "clipping and update"}
         assert min(parts.values()) > 0
         assert sum(parts.values()) == pytest.approx(content[side]["cpu_s"]["max"], rel=0.1)
+    least = content["least"]["ours"]
+    assert set(least["parts_cpu_s"]) == set(content["parts_cpu_s"]["ours"])
+    assert sum(least["parts_cpu_s"].values()) == pytest.approx(least["cpu_s"], rel=0.02)
+    assert least["parts_cpu_s"]["backward"] > least["parts_cpu_s"]["backbone"] > 0
+    assert content["times_the_least"]["ours"] > 1
 
 
 def test_labels_of_many_narrow_frames_fit():
@@ -232,3 +237,22 @@ def test_the_least_that_arithmetic_takes(monkeypatch):
     assert least["convolutions"]["flop"] == 2 * 2 * 3 * 4 * 72
     rates = [least[kind]["flop"] / least[kind]["flop_per_s"] for kind in ("products", "convolutions")]
     assert least["cpu_s"] == pytest.approx(sum(rates))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradients_are_arithmetic_as_well(autocast):
+    layer, convolution = Linear(12, 5), torch.nn.Conv2d(3, 4, 1)
+    x, image = torch.ones(2, 7, 12, requires_grad=True), torch.ones(2, 3, 8, 9)
+    with arithmetic.counted_operations() as operations:
+        assert operations() == {"products": 0, "convolutions": 0}
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = layer(x).sum() + convolution(image).sum()
+        forward = {"products": 2 * 14 * 12 * 5, "convolutions": 2 * 2 * 3 * 4 * 72}
+        assert operations() == forward
+        loss.backward()
+        # Of the layer those of its input and of its weight, of the convolution those of its weight.
+        assert operations() == {
+            "products": 3 * forward["products"],
+            "convolutions": 2 * forward["convolutions"],
+        }
+    assert arithmetic.seconds_at({"products": 10.0, "convolutions": 4.0}, forward) == pytest.approx(168 + 864)

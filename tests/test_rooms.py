@@ -12,7 +12,7 @@ from transformers_msstsvis.conversion import SYSTEMS
 from transformers_msstsvis.models.auto import MODELS, PARTS
 
 PACKAGE = Path(transformers_msstsvis.__file__).parent
-GROUND = {"extras", "files", "checkpoint_files", "precision", "startup"}
+GROUND = {"extras", "files", "checkpoint_files", "precision", "recomputation", "startup"}
 
 # Room -> the rooms that it may import, beside the ground floor.
 MAY_IMPORT = {
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "files": set(),
     "checkpoint_files": set(),
     "precision": set(),
+    "recomputation": set(),
     "startup": set(),
     "video": set(),
     "results": set(),

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from transformers_msstsvis.layers import linear as module
-from transformers_msstsvis.layers.linear import Linear
+from transformers_msstsvis.layers.linear import Linear, in_autocast_dtype
 
 
 @pytest.fixture
@@ -40,14 +40,31 @@ def test_training_is_that_of_pytorch(shape, frozen, onednn_calls):
     assert onednn_calls == [torch.backends.mkldnn.is_available()]
 
 
-def test_the_result_of_training_can_be_changed_in_place():
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_result_of_training_can_be_changed_in_place(autocast):
     layer, x = Linear(12, 5), torch.randn(2, 3, 12)
     mask = torch.rand(2, 3, 1) < 0.5
-    layer(x).masked_fill_(mask, 0.0).square().sum().backward()
-    given = layer.weight.grad.clone()
-    layer.zero_grad()
-    F.linear(x, layer.weight, layer.bias).masked_fill(mask, 0.0).square().sum().backward()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        result = layer(x).masked_fill_(mask, 0.0)
+        assert "CopySlices" not in names_of_graph(result.grad_fn)  # copies of the whole, there and back
+        result.square().sum().backward()
+        given = layer.weight.grad.clone()
+        layer.zero_grad()
+        F.linear(x, layer.weight, layer.bias).masked_fill(mask, 0.0).square().sum().backward()
     torch.testing.assert_close(given, layer.weight.grad)
+
+
+def names_of_graph(node) -> set[str]:
+    return {node.name()} | {name for child, _ in node.next_functions if child for name in names_of_graph(child)}
+
+
+def test_autocast_casts_once():
+    x = torch.randn(3, 12)
+    assert in_autocast_dtype(x) is x
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = in_autocast_dtype(x)
+        assert cast.dtype == torch.bfloat16
+        assert in_autocast_dtype(cast) is cast
 
 
 def test_what_onednn_does_not_take(onednn_calls):

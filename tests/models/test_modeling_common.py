@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel
 from tests.models.testers import BY_FRAME, TESTERS, H, W, frame_masks, labels, model_of, skip_exempt, video
 from transformers_msstsvis import AutoModelForVideoInstanceSegmentation
 from transformers_msstsvis.models.auto import MODELS, class_of, video_processor_class
+from transformers_msstsvis.models.vis.modeling_vis import in_frame_chunks
 
 TENSORS = ("logits", "pred_boxes", "pred_masks")
 
@@ -412,3 +413,23 @@ def test_a_longer_video_is_refused_with_the_way_out(of_one_length):
     told = f"has {T + 1} frames and the model knows {T}; expected at most as many: .* by the streaming predictor"
     with pytest.raises(ValueError, match=told):
         of_one_length(video(1, T + 1))
+
+
+def test_frames_apart_in_training_are_the_same():
+    frames, calls = torch.randn(5, 3, requires_grad=True), []
+    weight = torch.randn(3, 2, requires_grad=True)
+
+    def function(frames, others):
+        calls.append(len(frames))
+        return (frames @ weight).relu_() + others
+
+    others = torch.randn(5, 2)
+    for in_training, expected_calls in ((False, [5]), (True, [2, 2, 1])):
+        given = in_frame_chunks(function, {"cpu": 2}, frames, others, in_training=in_training)
+        gradients = torch.autograd.grad(given.square().sum(), (frames, weight))
+        assert calls == expected_calls
+        calls.clear()
+        if not in_training:
+            expected, expected_gradients = given, gradients
+    torch.testing.assert_close(given, expected)
+    torch.testing.assert_close(gradients, expected_gradients)

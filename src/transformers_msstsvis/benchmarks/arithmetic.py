@@ -19,8 +19,7 @@ CONVOLUTIONS = ((64, 64, 3, 90, 160), (128, 128, 3, 45, 80), (256, 256, 3, 23, 4
 FRAMES = 4  # at once, as the backbone takes them
 CONVOLUTION_KINDS = (torch.ops.aten.convolution, torch.ops.aten.convolution_backward)
 
-
-Rates = dict[str, float]
+Rates = dict[str, float]  # operations per second of `products` and `convolutions`
 
 
 def least_seconds(function: Callable[[], Any], repeats: int = 5) -> dict[str, Any]:

@@ -8,8 +8,8 @@ a checkpoint.
 import torch
 from torch import nn
 
+from ..recomputation import made_again
 from .linear import in_autocast_dtype
-from .recomputation import made_again
 
 
 class FoldedConv2d(nn.Conv2d):

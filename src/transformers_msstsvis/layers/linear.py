@@ -37,7 +37,8 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
 def in_autocast_dtype(x: torch.Tensor) -> torch.Tensor:
     """`x` in the dtype in which autocast hands it to linear layers, cast once for all that read it."""
     device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+    casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return x.to(torch.get_autocast_dtype(device)) if casts else x
 
 
 class _OneDnnLinear(torch.autograd.Function):

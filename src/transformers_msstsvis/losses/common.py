@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from transformers.image_transforms import center_to_corners_format
 
-from ..layers.recomputation import recomputed
+from ..recomputation import recomputed
 
 Matches = list[tuple[torch.Tensor, torch.Tensor]]  # per video: query and instance indices
 

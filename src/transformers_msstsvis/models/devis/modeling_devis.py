@@ -25,8 +25,8 @@ from ...layers.deformable_convolution import ModulatedDeformableConv2d
 from ...layers.feature_levels import FeatureLevels, InputProjection, level_maps
 from ...layers.feed_forward import FeedForward
 from ...layers.fpn_mask_head import FpnMaskHead
-from ...layers.recomputation import made_again
 from ...losses.common import check_labels
+from ...recomputation import made_again
 from ..vis.modeling_vis import (
     BACKBONE_FRAMES,
     VideoInstanceSegmentationOutput,

@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F
 from transformers.loss.loss_utils import LOSS_MAPPING
 
-from ...layers.recomputation import recomputed
 from ...losses.common import (
     Matches,
     assign,
@@ -21,6 +20,7 @@ from ...losses.common import (
     loss_coefficients,
     sigmoid_focal_loss,
 )
+from ...recomputation import recomputed
 
 MASK_STRIDE = 4
 

@@ -24,8 +24,8 @@ from ...layers.deformable_attention import DeformableAttention
 from ...layers.feature_levels import FeatureLevels, InputProjection, level_maps
 from ...layers.feed_forward import MLP, FeedForward
 from ...layers.linear import in_autocast_dtype
-from ...layers.recomputation import made_again, recomputed
 from ...losses.common import check_labels, flatten_matches
+from ...recomputation import made_again, recomputed
 from ..vis.modeling_vis import (
     BACKBONE_FRAMES,
     VideoInstanceSegmentationOutput,

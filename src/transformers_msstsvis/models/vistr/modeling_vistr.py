@@ -26,8 +26,8 @@ from ...layers.deformable_convolution import DeformableConv2d
 from ...layers.feed_forward import MLP, FeedForward
 from ...layers.fpn_mask_head import FpnMaskHead, SharedConv2d
 from ...layers.position_embedding import sine_embedding
-from ...layers.recomputation import made_again
 from ...losses.common import check_labels
+from ...recomputation import made_again
 from ..vis.modeling_vis import (
     BACKBONE_FRAMES,
     VideoInstanceSegmentationOutput,

@@ -30,11 +30,13 @@ def made_again(
         unless: keep it as ever, as within a layer that is itself computed once more (gradient checkpointing).
     """
     result = make(*inputs)
-    if unless or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    device = result.device.type
+    plain = torch.compiler.is_compiling() or not torch.amp.is_autocast_available(device)  # such as "meta"
+    if unless or plain or not torch.is_grad_enabled():
         yield result
         return
-    device, storage = result.device.type, result.untyped_storage().data_ptr()
-    autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    storage = result.untyped_storage().data_ptr()
+    autocast = torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
 
     def pack(tensor: torch.Tensor) -> torch.Tensor | tuple:
         if tensor.untyped_storage().data_ptr() != storage:
@@ -44,7 +46,7 @@ def made_again(
     def unpack(packed: torch.Tensor | tuple) -> torch.Tensor:
         if isinstance(packed, torch.Tensor):
             return packed
-        with torch.no_grad(), torch.autocast(device, autocast[1], enabled=autocast[0]):
+        with torch.no_grad(), autocast:
             return make(*inputs).as_strided(*packed)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
