@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoBackbone
 
 from tests.models.test_modeling_common import assert_same
@@ -249,3 +250,10 @@ def test_unknown_backbone():
     one_map = {"model_type": "resnet", "out_features": ["stage4"]}
     with pytest.raises(ValueError, match="returns 1 feature maps; expected 3"):
         MsstsVisForVideoInstanceSegmentation(MsstsVisConfig(backbone_config=one_map))
+
+
+def test_tensors_without_values_pass_through():
+    with FakeTensorMode(), torch.no_grad():
+        model = MsstsVisForVideoInstanceSegmentation(tiny_config(MsstsVisConfig)).eval()
+        outputs = model(torch.randn(1, 2, 3, 64, 96))
+    assert outputs.logits.shape[0] == 1

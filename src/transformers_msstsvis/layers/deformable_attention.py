@@ -10,7 +10,7 @@ from torch import nn
 from transformers import initialization as init
 
 from ..ops.multi_scale_deformable_attention import multi_scale_deformable_attention
-from .linear import Linear, in_autocast_dtype, linear
+from .linear import Linear, in_autocast_dtype, is_plain, linear
 
 
 class DeformableAttention(nn.Module):
@@ -138,8 +138,7 @@ def sampling_locations(
 
 def _may_hide(mask: torch.Tensor) -> bool:
     """Whether a mask hides a pixel, or may: where a look would wait for a GPU or end a graph, it is not looked at."""
-    graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return mask.device.type != "cpu" or graph or not bool(mask.all())
+    return mask.device.type != "cpu" or not is_plain(mask) or not bool(mask.all())
 
 
 def _pixels(spatial_shapes: list[tuple[int, int]], like: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
         `(..., out)`, equal to `F.linear` but for rounding.
     """
     in_onednn = _onednn_takes(x, weight)
-    if torch.is_grad_enabled() and _is_plain(x):
+    if torch.is_grad_enabled() and is_plain(x):
         rows = (_OneDnnLinear.apply if in_onednn else F.linear)(x.reshape(-1, x.shape[-1]), weight, bias)
         # What changes a true view in place, as ReLU and masks do, is slow in the backward pass.
         return torch.ops.aten._unsafe_view(rows, [*x.shape[:-1], len(weight)])
@@ -71,13 +71,13 @@ def _onednn_takes(x: torch.Tensor, weight: torch.Tensor) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
-        and _is_plain(x)
+        and is_plain(x)
         and torch.backends.mkldnn.enabled
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
 
 
-def _is_plain(x: torch.Tensor) -> bool:
-    # Graphs keep the public operators, which every exporter knows.
+def is_plain(x: torch.Tensor) -> bool:
+    """Whether a tensor has values that are computed now: graphs keep the public operators, which exporters know."""
     return type(x) is torch.Tensor and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
