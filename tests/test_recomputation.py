@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from transformers_msstsvis.layers.linear import Linear, in_autocast_dtype
 from transformers_msstsvis.recomputation import made_again, recomputed
@@ -66,7 +67,7 @@ def test_nothing_is_kept_that_is_made_again():
     norm = nn.LayerNorm(32)
     with made_again(norm, x) as result:
         output = layer(result)
-    storage = torch.multiprocessing.reductions.StorageWeakRef(result.untyped_storage())
+    storage = StorageWeakRef(result.untyped_storage())
     del result
     assert storage.expired()
     output.sum().backward()

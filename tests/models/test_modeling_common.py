@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import AutoConfig, AutoModel
 
 from tests.models.testers import BY_FRAME, TESTERS, H, W, frame_masks, labels, model_of, skip_exempt, video
@@ -413,6 +414,22 @@ def test_a_longer_video_is_refused_with_the_way_out(of_one_length):
     told = f"has {T + 1} frames and the model knows {T}; expected at most as many: .* by the streaming predictor"
     with pytest.raises(ValueError, match=told):
         of_one_length(video(1, T + 1))
+
+
+@pytest.mark.parametrize("name", ["devis", "msstsvis", "seqformer", "vistr"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradient_checkpointing_keeps_nothing_of_an_encoder_layer(name, checkpointing):
+    model = model_of(name).train()
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    hidden = []
+    for layer in model.model.encoder.layers:
+        layer.feed_forward.fc1.register_forward_hook(
+            lambda _, __, output: hidden.append(StorageWeakRef(output.untyped_storage()))
+        )
+    logits = model(video(1, 2)).logits
+    assert {storage.expired() for storage in hidden} == {checkpointing}
+    logits.sum().backward()
 
 
 def test_frames_apart_in_training_are_the_same():
